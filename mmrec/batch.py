@@ -1,0 +1,260 @@
+"""The tensors that travel between rooms.
+
+Everything variable in length is *ragged*: values laid end to end plus a length each, so that padding is neither
+stored, sent nor encoded.  Everything repeated is stored once and referred to by position, so that nothing is encoded
+twice; ``index_select`` sums the gradients of the repetitions, which makes the result exactly that of the padded,
+duplicated computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+NEXT = 0
+"""Code of the default action: the item is what the user chose next."""
+
+
+@dataclass(frozen=True)
+class Movable:
+    """A dataclass of tensors (possibly nested) that moves between devices as one."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        """Return a copy with every tensor on ``device``."""
+
+        def move(value: object) -> object:
+            if isinstance(value, Tensor | Movable):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, Mapping):
+                return {key: move(entry) for key, entry in value.items()}
+            return value
+
+        changes = {entry.name: move(getattr(self, entry.name)) for entry in fields(self)}
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class TextContent(Movable):
+    """Token ids of distinct captions, end to end; special tokens included.
+
+    Args:
+        token_ids: shape (total,), row after row.
+        lengths: shape (contents,), tokens of each caption, all >= 1.
+    """
+
+    token_ids: Int[Tensor, " total"]
+    lengths: Int[Tensor, " contents"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class ImageContent(Movable):
+    """Distinct pictures as an encoder wants them before normalisation.
+
+    Args:
+        pixels: shape (contents, 3, height, width), uint8 RGB.
+    """
+
+    pixels: UInt8[Tensor, "contents 3 height width"]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class VectorContent(Movable):
+    """Distinct precomputed vectors.
+
+    Args:
+        vectors: shape (contents, vector_dim).
+    """
+
+    vectors: Float[Tensor, "contents vector_dim"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True)
+class IdContent(Movable):
+    """Known items by row number.
+
+    Args:
+        item_rows: shape (contents,), all >= 0.
+        counts: shape (contents,), how often training saw each item, all >= 1.
+    """
+
+    item_rows: Int[Tensor, " contents"]
+    counts: Float[Tensor, " contents"]
+
+    def __len__(self) -> int:
+        return len(self.item_rows)
+
+
+@dataclass(frozen=True)
+class TokenStates(Movable):
+    """Token vectors of distinct contents, end to end: an encoder's output, or its trunk's.
+
+    Args:
+        states: shape (total, dim).
+        lengths: shape (contents,), tokens of each content, all >= 1.
+    """
+
+    states: Float[Tensor, "total dim"]
+    lengths: Int[Tensor, " contents"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+Content = TextContent | ImageContent | VectorContent | IdContent | TokenStates
+"""What an encoder takes: raw content, or ``TokenStates`` when its trunk has already run."""
+
+
+@dataclass(frozen=True)
+class Parts(Movable):
+    """What one modality contributes to a batch of items.
+
+    A part says "item ``item_index[p]`` shows content ``content_index[p]``".  An item may have none, one or several
+    parts; a content may be shared by several items.
+
+    Args:
+        content: the distinct contents of the batch, each once.
+        item_index: shape (parts,), ascending positions in the batch's items.
+        content_index: shape (parts,), positions in ``content``.
+    """
+
+    content: Content
+    item_index: Int[Tensor, " parts"]
+    content_index: Int[Tensor, " parts"]
+
+
+@dataclass(frozen=True)
+class ItemBatch(Movable):
+    """Distinct items with whatever content each of them has.
+
+    Args:
+        item_rows: shape (items,), row in the catalogue, -1 for a post that is not in it.
+        parts: by modality; a modality no item of the batch has may be missing.
+    """
+
+    item_rows: Int[Tensor, " items"]
+    parts: Mapping[str, Parts]
+
+    def __len__(self) -> int:
+        return len(self.item_rows)
+
+
+@dataclass(frozen=True)
+class UserBatch(Movable):
+    """Histories, oldest first, left-aligned, as positions in a batch of distinct items.
+
+    Args:
+        item_positions: shape (users, time), position in the item batch; 0 where not valid.
+        valid: shape (users, time), True where the slot is a real event; real slots come first.
+        instants: shape (users, time), rank of the event's instant within the history, from 0, non-decreasing.  Events
+            of one instant have no order.
+        timestamps: shape (users, time), milliseconds, or None where the feed knows only an order.
+        events: shape (users, time), code of the event's name, or None where the feed has no events.
+        values: shape (users, time), the event's value (NaN where unknown), or None.
+        context: further request features by name, each of shape (users, ...).
+    """
+
+    item_positions: Int[Tensor, "users time"]
+    valid: Bool[Tensor, "users time"]
+    instants: Int[Tensor, "users time"]
+    timestamps: Int[Tensor, "users time"] | None = None
+    events: Int[Tensor, "users time"] | None = None
+    values: Float[Tensor, "users time"] | None = None
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.item_positions)
+
+
+@dataclass(frozen=True)
+class Targets(Movable):
+    """Items to predict, one entry each.
+
+    Args:
+        user_index: shape (targets,), row of the user batch.
+        time_index: shape (targets,), slot of the history whose state predicts the target; the slot's instant is
+            strictly earlier than the target's.
+        item_positions: shape (targets,), position in the item batch.
+        action: shape (targets,), code of the action; ``NEXT`` is the default.
+        value: shape (targets,), NaN where the event has none.
+        weight: shape (targets,), weight in the loss.
+        impression: shape (targets,), number of the impression, -1 where unknown.
+    """
+
+    user_index: Int[Tensor, " targets"]
+    time_index: Int[Tensor, " targets"]
+    item_positions: Int[Tensor, " targets"]
+    action: Int[Tensor, " targets"]
+    value: Float[Tensor, " targets"]
+    weight: Float[Tensor, " targets"]
+    impression: Int[Tensor, " targets"]
+
+    def __len__(self) -> int:
+        return len(self.user_index)
+
+
+@dataclass(frozen=True)
+class HistoryBatch(Movable):
+    """One training step: histories and targets as positions in the distinct items of the global batch.
+
+    Args:
+        items: the distinct items of histories, targets and negatives.
+        users: the histories.
+        targets: what to predict.
+        negatives: shape (negatives,), positions of items drawn uniformly from the catalogue.
+        user_rows: shape (users,), row of each user.
+    """
+
+    items: ItemBatch
+    users: UserBatch
+    targets: Targets
+    negatives: Int[Tensor, " negatives"]
+    user_rows: Int[Tensor, " users"]
+
+
+@dataclass(frozen=True)
+class UserStates(Movable):
+    """What is known of users.
+
+    Args:
+        vectors: shape (users, interests, dim), the state after the whole history.
+        states: shape (users, time, dim), the state after each slot and its instant.
+        valid: shape (users, time).
+    """
+
+    vectors: Float[Tensor, "users interests dim"]
+    states: Float[Tensor, "users time dim"]
+    valid: Bool[Tensor, "users time"]
+
+
+@dataclass(frozen=True)
+class ModelOutput(Movable):
+    """What one forward pass gives to the objective.
+
+    Args:
+        item_embeddings: shape (items, dim), score-ready vectors of the batch's distinct items.
+        target_vectors: shape (targets, dim), score-ready user vectors at each target's ``time_index``; the score of a
+            target against an item is their inner product.
+        views: modality to shape (pairs, dim): vectors of the same items from one modality alone, for the contrastive
+            loss.  Empty where it is off or no item of the batch has several modalities.
+        view_contents: modality to shape (pairs,): which distinct content each row shows, so that two items that share
+            a caption or a picture are not taken for each other's negatives.
+    """
+
+    item_embeddings: Float[Tensor, "items dim"]
+    target_vectors: Float[Tensor, "targets dim"]
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    view_contents: Mapping[str, Tensor] = field(default_factory=dict)

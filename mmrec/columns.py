@@ -1,0 +1,28 @@
+"""Names of the columns that mmrec reads and writes, in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ITEM_ID: Final = "item_id"
+USER_ID: Final = "user_id"
+TIMESTAMP: Final = "timestamp"
+EVENT: Final = "event"
+VALUE: Final = "value"
+IMAGE: Final = "image"
+CAPTION: Final = "caption"
+PUBLISHED_AT: Final = "published_at"
+
+ITEM_ROW: Final = "item_row"
+USER_ROW: Final = "user_row"
+CAPTION_ROW: Final = "caption_row"
+FIRST_SEEN: Final = "first_seen"
+
+REQUEST_ID: Final = "request_id"
+HISTORY: Final = "history"
+CANDIDATES: Final = "candidates"
+CANDIDATE: Final = "candidate"
+SCORE: Final = "score"
+RANK: Final = "rank"
+PRESENT: Final = "present"
+ERROR_MESSAGE: Final = "error_message"

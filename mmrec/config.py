@@ -1,0 +1,379 @@
+"""The configuration of a run: nested, frozen, strict.
+
+An unknown key is an error that lists near names.  Config stops at :mod:`mmrec.build`; every other room takes plain
+keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmrec.errors import ConfigError, near_names
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Settings(BaseModel):
+    """Base of every group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+class Tuning(Settings):
+    """Which part of a pretrained encoder is trained."""
+
+    mode: Literal["frozen", "top", "full"] = "frozen"
+    """frozen: nothing; top: the last ``blocks`` blocks; full: everything."""
+    blocks: Count = 0
+    """Blocks trained when mode is ``top``."""
+    learning_rate: PositiveFloat = 5e-5
+    """Learning rate of the top-most live block."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Each block below learns at this share of the one above it."""
+
+    @model_validator(mode="after")
+    def _blocks_match_mode(self) -> Self:
+        if (self.mode == "top") != (self.blocks > 0):
+            raise ValueError("blocks must be positive when mode is 'top', and 0 otherwise")
+        return self
+
+
+class TransformersText(Settings):
+    """A text encoder of the transformers library."""
+
+    kind: Literal["transformers"]
+    model: str
+    """Hub name, folder, or ``package:IMPORT_NAME`` for weights that a Python package carries."""
+    max_tokens: Annotated[int, Field(ge=4)] = 64
+    """Longer captions are cut, and counted."""
+    random_weights: bool = False
+    """Start from random weights of the model's shape instead of its trained ones."""
+    tuning: Tuning = Tuning()
+    """What is trained."""
+
+
+class TimmImage(Settings):
+    """An image encoder of the timm library."""
+
+    kind: Literal["timm"]
+    model: str
+    """timm model name, or ``hf-hub:`` tag, or a folder with config.json."""
+    weights: str | None = None
+    """A safetensors file, or ``converted:NAME`` for one made by ``mmrec convert-weights``; None takes timm's own
+    pretrained weights."""
+    random_weights: bool = False
+    """Start from random weights instead of trained ones."""
+    side: Positive = 224
+    """Pictures are padded to a square and resized to this many pixels a side."""
+    token_grid: Count = 0
+    """Pool the patches to this many a side before fusion; 0 keeps them all."""
+    mean: tuple[float, float, float] | None = None
+    """Channel means in [0, 1]; None takes the model's own."""
+    std: tuple[float, float, float] | None = None
+    """Channel standard deviations; None takes the model's own."""
+    tuning: Tuning = Tuning()
+    """What is trained."""
+
+
+class OpenClipText(Settings):
+    """The text half of an open_clip pair."""
+
+    kind: Literal["open_clip_text"]
+    model: str
+    """open_clip model name, ``hf-hub:`` tag, or a folder with open_clip_config.json."""
+    pretrained: str | None = None
+    """open_clip pretrained tag or safetensors file."""
+    random_weights: bool = False
+    """Start from random weights instead of trained ones."""
+    tuning: Tuning = Tuning()
+    """What is trained."""
+
+
+class OpenClipImage(Settings):
+    """The image half of an open_clip pair."""
+
+    kind: Literal["open_clip_image"]
+    model: str
+    """open_clip model name, ``hf-hub:`` tag, or a folder with open_clip_config.json."""
+    pretrained: str | None = None
+    """open_clip pretrained tag or safetensors file."""
+    random_weights: bool = False
+    """Start from random weights instead of trained ones."""
+    token_grid: Count = 0
+    """Pool the patches to this many a side before fusion; 0 keeps them all."""
+    tuning: Tuning = Tuning()
+    """What is trained."""
+
+
+class ItemId(Settings):
+    """A learned vector for each item that training saw."""
+
+    kind: Literal["item_id"]
+    dropout: Share = 0.2
+    """Share of items whose id is hidden in a training step."""
+    gate: Literal["frequency", "always"] = "frequency"
+    """frequency: the id's weight depends on how often training saw the item; always: weight one."""
+
+
+class Precomputed(Settings):
+    """Vectors made elsewhere, one for each item that has one."""
+
+    kind: Literal["precomputed"]
+    path: str
+    """Parquet file with item_id and a list column ``vector``."""
+
+
+Encoder = Annotated[
+    TransformersText | TimmImage | OpenClipText | OpenClipImage | ItemId | Precomputed, Field(discriminator="kind")
+]
+
+
+class Fusion(Settings):
+    """How the modalities of an item become one vector."""
+
+    kind: Literal["bottleneck", "concat"] = "bottleneck"
+    """bottleneck: learned latents cross-attend to all tokens; concat: pooled modalities side by side."""
+    latents: Positive = 4
+    """Latent tokens of the bottleneck."""
+    layers: Positive = 1
+    """Cross-attention layers."""
+    heads: Positive = 4
+    """Attention heads."""
+    dropout: Share = 0.1
+    """Dropout inside fusion."""
+    modality_dropout: Share = 0.1
+    """Share of items with several modalities that lose one of them in a training step."""
+
+
+class User(Settings):
+    """How a history becomes a user vector."""
+
+    kind: Literal["transformer", "gru", "mean"] = "transformer"
+    """transformer: causal, pre-norm; gru; mean of the items."""
+    layers: Positive = 2
+    """Layers (transformer, gru)."""
+    heads: Positive = 4
+    """Attention heads (transformer)."""
+    dropout: Share = 0.2
+    """Dropout on inputs, attention and feed-forward."""
+    events: bool = True
+    """Embed the event's name where the feed has events."""
+    time_gaps: bool = True
+    """Embed the time since the previous instant where the feed has real timestamps."""
+
+
+class Model(Settings):
+    """The recommender's own part."""
+
+    dim: Positive = 128
+    """Width of item and user vectors."""
+    fusion: Fusion = Fusion()
+    """Item side."""
+    user: User = User()
+    """User side."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """cosine: unit item and user vectors over a learned temperature; dot: plain inner product."""
+    temperature: PositiveFloat = 0.05
+    """Initial temperature of the cosine."""
+    item_bias: bool = True
+    """Add a bias that is read off the item's content, so that a new post has one too."""
+
+
+class Objective(Settings):
+    """What training minimises."""
+
+    kind: Literal["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"] = "full_softmax"
+    """full_softmax: the whole catalogue, fresh where the batch has the item, from the bank elsewhere."""
+    negatives: Count = 256
+    """Items drawn uniformly from the catalogue and encoded afresh in every step."""
+    bank_refresh: Positive = 100
+    """Steps between two refreshes of the bank of catalogue vectors."""
+    mask_history: bool = False
+    """Do not count items of the user's own history as negatives."""
+    contrastive_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the image-text contrastive loss; 0 switches it off."""
+    contrastive_items: Positive = 256
+    """At most this many items of a batch enter the contrastive loss."""
+    chunk: Positive = 8192
+    """Catalogue rows scored at once; bounds memory."""
+
+
+class Train(Settings):
+    """The training loop."""
+
+    epochs: Positive = 20
+    """Passes over the users."""
+    batch_users: Positive = 256
+    """Users in an optimiser step."""
+    accumulate: Positive = 1
+    """Batches whose gradients are added up before a step."""
+    history_length: Positive = 50
+    """Most recent events a user's history is cut to."""
+    simultaneous: Literal["apart", "shuffled"] = "shuffled"
+    """apart: events of one instant never see each other in training; shuffled: they take an order drawn anew every
+    epoch, so that a basket teaches what is chosen together.  Evaluation always keeps them apart."""
+    max_images: Positive = 4
+    """Pictures of one post that are used."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of everything but pretrained encoders."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """AdamW weight decay on matrices."""
+    warmup_share: Share = 0.05
+    """Share of the steps over which the rate rises; then it falls along a cosine."""
+    clip_norm: PositiveFloat = 1.0
+    """Gradient norm is clipped to this."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 elsewhere."""
+    seed: int = 0
+    """Seed of weights, order, dropout and negatives."""
+    patience: Positive = 3
+    """Evaluations without improvement before training stops."""
+    evaluate_every: Positive = 1
+    """Epochs between two evaluations on the validation cases."""
+    validation_cases: Count = 0
+    """At most this many validation cases, drawn by seed; 0 takes all."""
+    metric: str = "ndcg@10"
+    """Validation metric that selects the best checkpoint."""
+    checkpoint_steps: Count = 0
+    """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
+    trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Number format of cached trunk states."""
+    trunk_cache: bool = True
+    """Run frozen blocks once per distinct content and keep their output on disk."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics are sent beside metrics.jsonl."""
+    workers: Count = 1
+    """Threads that prepare batches ahead; 0 prepares them in step."""
+
+
+class Feed(Settings):
+    """Which part of the prepared feed is used."""
+
+    split: str | None = None
+    """Name of a split of the prepared feed; None takes its default."""
+
+
+class Config(Settings):
+    """A whole run."""
+
+    encoders: dict[str, Encoder]
+    """Modality name to encoder.  Captions feed ``text``, pictures ``image``, ids ``item_id``."""
+    feed: Feed = Feed()
+    """Input."""
+    model: Model = Model()
+    """The recommender's own part."""
+    objective: Objective = Objective()
+    """What training minimises."""
+    train: Train = Train()
+    """The training loop."""
+
+    @model_validator(mode="after")
+    def _encoders_fit_modalities(self) -> Self:
+        fits: dict[str, tuple[type[Settings], ...]] = {
+            "text": (TransformersText, OpenClipText),
+            "image": (TimmImage, OpenClipImage),
+            "item_id": (ItemId,),
+        }
+        if not self.encoders:
+            raise ValueError("at least one encoder is needed")
+        for modality, encoder in self.encoders.items():
+            wanted = fits.get(modality, (Precomputed,))
+            if not isinstance(encoder, wanted):
+                kinds = ", ".join(str(w.model_fields["kind"].annotation) for w in wanted)
+                raise ValueError(f"modality {modality!r} takes {kinds}, not kind {encoder.kind!r}")
+        return self
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    """Names that would have been right beside the last part of ``path``."""
+    model: type[BaseModel] = Config
+    kinds: dict[str, type[BaseModel]] = {
+        "transformers": TransformersText,
+        "timm": TimmImage,
+        "open_clip_text": OpenClipText,
+    }
+    kinds |= {"open_clip_image": OpenClipImage, "item_id": ItemId, "precomputed": Precomputed}
+    for part in path[:-1]:
+        if isinstance(part, str) and part in kinds and model is Config:
+            model = kinds[part]
+        elif isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+    return sorted(model.model_fields)
+
+
+def validate(values: Mapping[str, object], *, where: str) -> Config:
+    """Turn nested plain values into a :class:`Config`.
+
+    Args:
+        values: nested mappings as read from YAML.
+        where: name of the source, for messages.
+
+    Raises:
+        ConfigError: an unknown key (near names listed), a wrong type or a value out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors():
+            path = ".".join(str(part) for part in entry["loc"])
+            if entry["type"] == "extra_forbidden":
+                hint = near_names(str(entry["loc"][-1]), _known_keys(entry["loc"]))
+                problems.append(f"unknown key {path!r} ({hint})")
+            else:
+                problems.append(f"{path or 'config'}: {entry['msg']} (got {entry['input']!r:.80})")
+        raise ConfigError(
+            "a valid configuration", got="; ".join(problems), where=where, fix="Correct the named keys."
+        ) from error
+
+
+def _override(values: dict[str, object], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator:
+        raise ConfigError("KEY=VALUE", got=repr(assignment), where="--set", fix="For example: --set train.epochs=3")
+    *parents, last = key.strip().split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError("a group of settings", got=repr(child), where=f"--set {assignment}")
+        node = cast("dict[str, object]", child)
+    node[last] = yaml.safe_load(text)
+    if node[last] is None and text.strip() in {"", "none"}:
+        node.pop(last)
+
+
+def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), and validate.
+
+    An override whose value is ``none`` or empty removes the key, for example ``encoders.item_id=none``.
+
+    Raises:
+        ConfigError: the file is absent or not YAML, or a key or value is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("a config file", got="no file", where=str(path), fix="See configs/ for examples.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("a YAML file", got=str(error), where=str(path)) from error
+    if not isinstance(values, dict):
+        raise ConfigError("a mapping of settings", got=type(values).__name__, where=str(path))
+    for assignment in overrides:
+        _override(values, assignment)
+    return validate(values, where=str(path))
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole configuration, defaults included, as YAML that :func:`load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,141 @@
+"""Histories to tensors: windows of interactions, as positions in the distinct items of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmrec.batch import NEXT, HistoryBatch, Targets, UserBatch
+from mmrec.feed.histories import Histories
+from mmrec.feed.items import ItemReader
+
+START = -1
+"""``time_index`` of a target that nothing precedes: the state of a user with no history."""
+
+
+def pad(
+    flat: npt.NDArray[np.generic], lengths: npt.NDArray[np.int64], *, width: int, fill: float = 0
+) -> npt.NDArray[np.generic]:
+    """Lay rows of different lengths, given end to end, into a (rows, width) array, left-aligned."""
+    padded: npt.NDArray[np.generic] = np.full((len(lengths), width), fill, dtype=flat.dtype)
+    padded[np.arange(width) < lengths[:, None]] = flat
+    return padded
+
+
+def ranks_within(keys: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the rank of each key among the distinct keys of its row, from 0; keys ascend within a row."""
+    new = np.ones(len(keys), dtype=np.int64)
+    new[1:] = keys[1:] != keys[:-1]
+    starts = np.cumsum(lengths) - lengths
+    starts = starts[lengths > 0]
+    new[starts] = 1
+    total = np.cumsum(new)
+    return total - np.repeat(total[starts], lengths[lengths > 0])
+
+
+def user_batch(
+    histories: Histories,
+    events: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    *,
+    item_positions: npt.NDArray[np.int64],
+    instants: npt.NDArray[np.int64],
+) -> UserBatch:
+    """Build the user side of a batch from histories laid end to end.
+
+    Args:
+        histories: the feed's interactions.
+        events: shape (total,), event positions.
+        lengths: shape (users,), events of each history.
+        item_positions: shape (total,), position of each event's item in the item batch.
+        instants: shape (total,), rank of each event's instant within its history.
+    """
+    width = max(int(lengths.max(initial=0)), 1)
+
+    def tensor(flat: npt.NDArray[np.generic], fill: float = 0) -> torch.Tensor:
+        return torch.from_numpy(pad(flat, lengths, width=width, fill=fill))
+
+    codes, values = histories.event_codes, histories.values
+    return UserBatch(
+        item_positions=tensor(item_positions),
+        valid=torch.from_numpy(np.arange(width) < lengths[:, None]),
+        instants=tensor(instants),
+        timestamps=tensor(np.asarray(histories.timestamps[events])) if histories.has_time else None,
+        events=None if codes is None else tensor(codes[events].astype(np.int64)),
+        values=None if values is None else tensor(values[events], np.nan),
+    )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training windows of a batch, events end to end.
+
+    Args:
+        user_rows: shape (windows,).
+        events: shape (total,), event positions, oldest first within a window.
+        lengths: shape (windows,), all >= 1.
+        instants: shape (total,), rank of the event's instant within its window.
+        opens: shape (windows,), True where the window starts at the user's very first training event.
+    """
+
+    user_rows: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    instants: npt.NDArray[np.int64]
+    opens: npt.NDArray[np.bool_]
+
+
+def _target_slots(windows: Windows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return which events are targets and, for each, the last slot of an earlier instant (``START`` where none)."""
+    starts = np.cumsum(windows.lengths) - windows.lengths
+    slot = np.arange(len(windows.events)) - np.repeat(starts, windows.lengths)
+    first = np.ones(len(slot), dtype=bool)
+    first[1:] = windows.instants[1:] != windows.instants[:-1]
+    first[starts] = True
+    # The slot just before an instant's first event, carried over the instant's other events.
+    before = np.maximum.accumulate(np.where(first, np.arange(len(slot)), 0)) - np.repeat(starts, windows.lengths) - 1
+    asked = (before >= 0) | np.repeat(windows.opens, windows.lengths)
+    return np.flatnonzero(asked), before[asked]
+
+
+def collate(
+    histories: Histories, windows: Windows, reader: ItemReader, *, negatives: npt.NDArray[np.int64]
+) -> HistoryBatch:
+    """Gather the distinct items of some windows and of the negatives, and point at them.
+
+    Every event is a target that some earlier instant of its window precedes (or, at the user's very beginning, nothing).
+
+    Args:
+        histories: the feed's interactions.
+        windows: what the batch learns from.
+        reader: gives the items' contents.
+        negatives: shape (negatives,), item rows drawn uniformly.
+    """
+    item_rows = histories.item_rows[windows.events]
+    distinct, inverse = np.unique(np.concatenate([item_rows, negatives]), return_inverse=True)
+    positions = inverse[: len(item_rows)].astype(np.int64)
+    index, slots = _target_slots(windows)
+    targets = windows.events[index]
+    values = histories.values
+    count = len(index)
+    owner = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
+    return HistoryBatch(
+        items=reader.read(distinct.astype(np.int64)),
+        users=user_batch(
+            histories, windows.events, windows.lengths, item_positions=positions, instants=windows.instants
+        ),
+        targets=Targets(
+            user_index=torch.from_numpy(owner[index]),
+            time_index=torch.from_numpy(slots),
+            item_positions=torch.from_numpy(positions[index]),
+            action=torch.full((count,), NEXT),
+            value=torch.full((count,), float("nan")) if values is None else torch.from_numpy(values[targets].copy()),
+            weight=torch.ones(count),
+            impression=torch.full((count,), -1),
+        ),
+        negatives=torch.from_numpy(inverse[len(item_rows) :].astype(np.int64)),
+        user_rows=torch.from_numpy(np.ascontiguousarray(windows.user_rows)),
+    )

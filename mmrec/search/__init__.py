@@ -1,0 +1,1 @@
+"""Nearest posts by vector: one file a store behind one protocol."""
