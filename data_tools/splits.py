@@ -7,7 +7,6 @@ instant begins, so that no target sees itself or anything simultaneous.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from data_tools.cold import Pick, Rows, SortIds, cold_roles, sorted_rows
 from mmrec.errors import FeedError, near_names
-from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.catalogue import MANIFEST, Catalogue, read_manifest
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import KINDS, SPLITS, TEST_COLD, VALIDATION_COLD, WARM, Kind, Split
 from mmrec.storage import atomic_folder, write_array, write_json
@@ -130,7 +129,7 @@ def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) ->
     catalogue, histories = Catalogue.load(folder), Histories.load(folder)
     existing_only = EXISTING_ONLY[kind] if choices.existing_only is None else choices.existing_only
     _check_feed(catalogue, histories, kind=kind, existing_only=existing_only, choices=choices)
-    plan = PLANNERS[kind](catalogue, histories, choices)
+    plan = _plan(catalogue, histories, kind=kind, choices=choices)
     _check_plan(plan, kind=kind, where=where)
     parameters = {**plan.parameters, "minimum_history": choices.minimum_history, "existing_only": existing_only}
     about: dict[str, object] = {
@@ -149,6 +148,28 @@ def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) ->
         write_array(partial / "test.npy", plan.test)
         write_json(partial / "split.json", about)
     return Split.load(folder, name)
+
+
+def set_default(folder: Path, name: str) -> None:
+    """Make a split the one that is read where none is named.
+
+    Raises:
+        FeedError: the feed has no such split.
+    """
+    Split.load(folder, name)
+    write_json(folder / MANIFEST, {**read_manifest(folder), "default_split": name})
+
+
+def _plan(catalogue: Catalogue, histories: Histories, *, kind: Kind, choices: SplitChoices) -> Plan:
+    match kind:
+        case "global_time":
+            return _plan_global_time(catalogue, histories, choices)
+        case "last_day":
+            return _plan_last_day(catalogue, histories, choices)
+        case "leave_last_out":
+            return _plan_leave_last_out(catalogue, histories, choices)
+        case "cold_items":
+            return _plan_cold_items(catalogue, histories, choices)
 
 
 def _check_feed(
@@ -302,11 +323,3 @@ def _plan_cold_items(catalogue: Catalogue, histories: Histories, choices: SplitC
 
 def _pick(share: float, count: int | None, seed: int, item_ids: tuple[str, ...] | None, *, size: int) -> Pick:
     return Pick(round(share * size) if count is None else count, seed, item_ids)
-
-
-PLANNERS: Final[dict[Kind, Callable[[Catalogue, Histories, SplitChoices], Plan]]] = {
-    "global_time": _plan_global_time,
-    "last_day": _plan_last_day,
-    "leave_last_out": _plan_leave_last_out,
-    "cold_items": _plan_cold_items,
-}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,11 +20,14 @@ NEXT = 0
 """Code of the default action: the item is what the user chose next."""
 
 
+_M = TypeVar("_M", bound="Movable")
+
+
 @dataclass(frozen=True)
 class Movable:
     """A dataclass of tensors (possibly nested) that moves between devices as one."""
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+    def to(self: _M, device: torch.device, *, non_blocking: bool = False) -> _M:
         """Return a copy with every tensor on ``device``."""
 
         def move(value: object) -> object:

@@ -1,1 +1,1 @@
-"""."""
+"""Encoders: content of one modality to token vectors, cut into a frozen trunk and live blocks."""

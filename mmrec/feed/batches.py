@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,14 @@ from mmrec.feed.items import ItemReader
 START = -1
 """``time_index`` of a target that nothing precedes: the state of a user with no history."""
 
+_Number = TypeVar("_Number", bound=np.generic)
+
 
 def pad(
-    flat: npt.NDArray[np.generic], lengths: npt.NDArray[np.int64], *, width: int, fill: float = 0
-) -> npt.NDArray[np.generic]:
+    flat: npt.NDArray[_Number], lengths: npt.NDArray[np.int64], *, width: int, fill: float = 0.0
+) -> npt.NDArray[_Number]:
     """Lay rows of different lengths, given end to end, into a (rows, width) array, left-aligned."""
-    padded: npt.NDArray[np.generic] = np.full((len(lengths), width), fill, dtype=flat.dtype)
+    padded = np.full((len(lengths), width), fill, dtype=flat.dtype)
     padded[np.arange(width) < lengths[:, None]] = flat
     return padded
 
@@ -33,7 +36,7 @@ def ranks_within(keys: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) ->
     starts = starts[lengths > 0]
     new[starts] = 1
     total = np.cumsum(new)
-    return total - np.repeat(total[starts], lengths[lengths > 0])
+    return np.asarray(total - np.repeat(total[starts], lengths[lengths > 0]), dtype=np.int64)
 
 
 def user_batch(
@@ -55,7 +58,7 @@ def user_batch(
     """
     width = max(int(lengths.max(initial=0)), 1)
 
-    def tensor(flat: npt.NDArray[np.generic], fill: float = 0) -> torch.Tensor:
+    def tensor(flat: npt.NDArray[np.generic], fill: float = 0.0) -> torch.Tensor:
         return torch.from_numpy(pad(flat, lengths, width=width, fill=fill))
 
     codes, values = histories.event_codes, histories.values
@@ -66,6 +69,17 @@ def user_batch(
         timestamps=tensor(np.asarray(histories.timestamps[events])) if histories.has_time else None,
         events=None if codes is None else tensor(codes[events].astype(np.int64)),
         values=None if values is None else tensor(values[events], np.nan),
+    )
+
+
+def ordered_users(item_positions: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> UserBatch:
+    """Build the user side of a batch from bare orders of items, laid end to end, without times or events."""
+    width = max(int(lengths.max(initial=0)), 1)
+    slots = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return UserBatch(
+        item_positions=torch.from_numpy(pad(item_positions, lengths, width=width)),
+        valid=torch.from_numpy(np.arange(width) < lengths[:, None]),
+        instants=torch.from_numpy(pad(slots, lengths, width=width)),
     )
 
 

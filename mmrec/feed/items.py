@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from mmrec.feed.catalogue import NO_CAPTION, Catalogue
 from mmrec.storage import RaggedArray
 
 
+@runtime_checkable
 class ContentSource(Protocol):
     """Distinct contents of one modality by row: tokens, pixels, vectors, or states of a trunk that has already run."""
 

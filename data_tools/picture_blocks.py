@@ -1,0 +1,97 @@
+"""Blocks of decoded pictures on disk, as a worker process leaves them.
+
+A block is two files: ``<index>.pixels``, pictures end to end, and ``<index>.json``, written last, so that its presence
+means that the block is whole.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from mmrec.preprocessing.pictures import PictureError, load_picture
+from mmrec.storage import atomic_file, content_hash, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one picture.
+
+    Args:
+        hash: hash of shape and pixels as hex, empty where the picture was refused.
+        height: rows of pixels.
+        width: columns of pixels.
+        reason: class of the refusal.
+        message: the refusal for people.
+    """
+
+    hash: str = ""
+    height: int = 0
+    width: int = 0
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of pixels."""
+        return self.height * self.width * 3
+
+
+@dataclass(frozen=True)
+class BlockFiles:
+    """Names of the files of one block.
+
+    Args:
+        folder: where blocks are kept.
+        index: number of the block.
+    """
+
+    folder: Path
+    index: int
+
+    @property
+    def pixels(self) -> Path:
+        """Pictures end to end; removed once they are in ``images.bin``."""
+        return self.folder / f"{self.index:08d}.pixels"
+
+    @property
+    def about(self) -> Path:
+        """What became of every picture of the block."""
+        return self.folder / f"{self.index:08d}.json"
+
+    def read(self) -> list[Decoded]:
+        """Read what became of every picture."""
+        entries = cast("list[dict[str, str | int]]", read_json(self.about)["pictures"])
+        return [_decoded(entry) for entry in entries]
+
+
+def _decoded(entry: dict[str, str | int]) -> Decoded:
+    if "reason" in entry:
+        return Decoded(reason=str(entry["reason"]), message=str(entry["message"]))
+    return Decoded(str(entry["hash"]), int(entry["height"]), int(entry["width"]))
+
+
+def quiet() -> None:
+    """Silence decoders' warnings in a worker process: what matters comes as a refusal."""
+    warnings.simplefilter("ignore")
+
+
+def decode_block(files: BlockFiles, sources: Sequence[Path | bytes], *, side: int, max_pixels: int) -> None:
+    """Decode pictures one after the other and write them as one block."""
+    entries: list[dict[str, str | int]] = []
+    with atomic_file(files.pixels) as partial, partial.open("wb") as file:
+        for source in sources:
+            try:
+                picture = load_picture(source, side=side, max_pixels=max_pixels)
+            except PictureError as error:
+                # the message must not depend on where the feed lies, hence no path
+                entries.append({"reason": error.reason, "message": f"expected {error.expected}, got {error.got}"})
+                continue
+            height, width, _ = picture.shape
+            pixels = picture.tobytes()
+            entries.append({"hash": content_hash(f"{height}x{width}", pixels), "height": height, "width": width})
+            file.write(pixels)
+    write_json(files.about, {"pictures": entries})

@@ -1,0 +1,235 @@
+"""A model on a feed: everything that training, evaluation, scoring and export need, put together once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmrec.build import BuiltEncoder, build_encoders, build_model
+from mmrec.config import Config
+from mmrec.encoders.base import ContentEncoder
+from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.histories import Histories
+from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links, picture_links
+from mmrec.inference.live_trunk import LiveTrunk
+from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache
+from mmrec.model.recommender import RecommenderModel
+from mmrec.preprocessing.image import ImagePreprocessor
+from mmrec.preprocessing.text import TextPreprocessor
+from mmrec.preprocessing.views import IdTable, pixel_view, token_view
+from mmrec.storage import RaggedArray
+
+Notify = Callable[[str], None]
+"""Takes one sentence for the user."""
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """A progress bar: call it with steps just done, or tell it how many of how many are."""
+
+    def __call__(self, steps: int = 1) -> None:
+        """Advance by some steps."""
+        ...
+
+    def at(self, done: int, total: int) -> None:
+        """Say how many of how many steps are done."""
+        ...
+
+
+Meter = Callable[[str], AbstractContextManager[Advance]]
+"""Opens a progress bar with a description."""
+
+
+class _Silent:
+    def __call__(self, steps: int = 1) -> None:
+        """Do nothing."""
+
+    def at(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def silent_meter(description: str) -> Iterator[Advance]:
+    """Open a progress bar that nobody sees."""
+    yield _Silent()
+
+
+def ignore(message: str) -> None:
+    """Take a sentence and say nothing."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The items that have an id vector, in the order of the vectors.
+
+    Args:
+        item_ids: shape (ids,), as text.
+        counts: shape (ids,), how often training saw each.
+    """
+
+    item_ids: npt.NDArray[np.object_]
+    counts: npt.NDArray[np.int64]
+
+    def rows(self, catalogue: Catalogue) -> npt.NDArray[np.int64]:
+        """Return the id vector of every item of a catalogue, -1 where training saw none of it; shape (items,)."""
+        known = {str(item_id): row for row, item_id in enumerate(self.item_ids) if self.counts[row] > 0}
+        return np.array([known.get(str(item_id), -1) for item_id in catalogue.item_ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A model and the feed it runs on.
+
+    Args:
+        config: what it was built from.
+        catalogue: the items.
+        histories: the interactions.
+        encoders: by modality.
+        model: the recommender, on ``device``.
+        reader: the items' contents, from caches where a trunk is frozen.
+        device: where it computes.
+    """
+
+    config: Config
+    catalogue: Catalogue
+    histories: Histories
+    encoders: Mapping[str, BuiltEncoder]
+    model: RecommenderModel
+    reader: ItemReader
+    device: torch.device
+
+    @property
+    def words(self) -> TextPreprocessor | None:
+        """What turns captions into tokens."""
+        found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, TextPreprocessor)]
+        return found[0] if found else None
+
+    @property
+    def pixels(self) -> ImagePreprocessor | None:
+        """What turns pictures into pixels."""
+        found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, ImagePreprocessor)]
+        return found[0] if found else None
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """Fingerprints of the frozen weights, by modality."""
+        return {
+            name: print_
+            for name, built in self.encoders.items()
+            if (print_ := cast("ContentEncoder", built.module).trunk_fingerprint())
+        }
+
+    @property
+    def trunks(self) -> dict[str, LiveTrunk]:
+        """What runs the frozen part of each encoder on contents that are in no cache, by modality."""
+        found = {}
+        for name, built in self.encoders.items():
+            encoder = cast("ContentEncoder", built.module)
+            if encoder.has_trunk:
+                found[name] = LiveTrunk(encoder, None, self.config.train.trunk_dtype, self.device)
+        return found
+
+    @property
+    def all_rows(self) -> npt.NDArray[np.int64]:
+        """Every row of the catalogue."""
+        return np.arange(len(self.catalogue))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` takes a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def assemble(
+    config: Config,
+    feed: Path,
+    ids: Ids,
+    *,
+    device: torch.device,
+    notify: Notify = ignore,
+    meter: Meter = silent_meter,
+) -> Assembly:
+    """Put a model with initial weights together with a prepared feed.
+
+    Args:
+        config: what to build.
+        feed: prepared feed.
+        ids: items that have an id vector.
+        device: where to compute.
+        notify: told about caches before they are written.
+        meter: shows the progress of caches.
+    """
+    catalogue, histories = Catalogue.load(feed), Histories.load(feed)
+    encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids))
+    model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
+    reader = build_reader(config, catalogue, encoders, ids, device=device, notify=notify, meter=meter)
+    return Assembly(config, catalogue, histories, encoders, model, reader, device)
+
+
+def build_reader(
+    config: Config,
+    catalogue: Catalogue,
+    encoders: Mapping[str, BuiltEncoder],
+    ids: Ids,
+    *,
+    device: torch.device,
+    notify: Notify,
+    meter: Meter,
+) -> ItemReader:
+    """Open (the first time: derive) what the encoders want of every item: tokens, pixels, or states of their trunks."""
+    modalities = {}
+    for name, built in encoders.items():
+        links, source, hashes = _raw(name, built, config, catalogue, ids, meter)
+        encoder, dtype = cast("ContentEncoder", built.module.to(device)), config.train.trunk_dtype
+        if not encoder.has_trunk or built.preprocessor is None or hashes is None:
+            modalities[name] = Modality(links, source)
+        elif not config.train.trunk_cache:
+            modalities[name] = Modality(links, LiveTrunk(encoder, source, dtype, device))
+        else:
+            with meter(f"{name} trunk") as advance:
+                cache = build_trunk_cache(
+                    encoder,
+                    source,
+                    hashes,
+                    catalogue.folder / "trunks",
+                    preprocessing_fingerprint=built.preprocessor.fingerprint,
+                    dtype=dtype,
+                    device=device,
+                    progress=advance.at,
+                    notify=partial(_tell, notify, name),
+                )
+            modalities[name] = Modality(links, cache)
+    return ItemReader(modalities)
+
+
+def _tell(notify: Notify, name: str, estimate: CacheEstimate) -> None:
+    notify(f"{name} trunk: {estimate}")
+
+
+def _raw(
+    name: str, built: BuiltEncoder, config: Config, catalogue: Catalogue, ids: Ids, meter: Meter
+) -> tuple[RaggedArray, ContentSource, npt.NDArray[np.uint8] | None]:
+    """Return a modality's links and raw contents, and the hashes of these where a trunk could be cached."""
+    if isinstance(built.preprocessor, TextPreprocessor):
+        with meter(f"{name} tokens") as advance:
+            tokens = token_view(catalogue, built.preprocessor, progress=advance.at)
+        return optional_links(catalogue.caption_rows), tokens, catalogue.captions.hashes
+    if isinstance(built.preprocessor, ImagePreprocessor):
+        with meter(f"{name} pixels") as advance:
+            pixels = pixel_view(catalogue, built.preprocessor, workers=2, progress=advance.at)
+        return picture_links(catalogue, max_images=config.train.max_images), pixels, catalogue.pictures.hashes
+    if built.vectors is not None:
+        return optional_links(built.vectors.rows), built.vectors, None
+    return optional_links(ids.rows(catalogue)), IdTable(ids.counts), None

@@ -1,0 +1,243 @@
+"""The command line ``mmrec``: parse, call, print.  Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mmrec.console import print_json, print_table, print_text, progress, run_app
+
+app = typer.Typer(
+    help="Train a recommender on posts with a caption and a picture; score new posts; export vectors for search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")]
+FeedOption = Annotated[
+    Path | None, typer.Option(help="Prepared feed; by default the one the run was trained on.", metavar="FEED")
+]
+
+
+@app.command(epilog="Example: mmrec train configs/minilm_effnet.yaml --feed work/hm --out runs/hm --set train.epochs=3")
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration; see configs/.", metavar="CONFIG")],
+    feed: Annotated[Path, typer.Option(help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", metavar="RUN")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, dotted keys, repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recommender on a prepared feed."""
+    from mmrec.config import load_config
+    from mmrec.process import keep_freed_memory
+
+    settings = load_config(config, overrides=overrides or [])
+    keep_freed_memory()
+    from mmrec.commands.train import train_run
+
+    summary = train_run(settings, feed=feed, out=out, resume=resume, device=device, notify=_notify, meter=progress)
+    if as_json:
+        print_json(summary)
+        return
+    print_table("Training", ["what", "value"], [[key, value] for key, value in summary.items()])
+    print_text(f"Next: mmrec evaluate {out} --split test")
+
+
+@app.command(epilog="Example: mmrec evaluate runs/hm --split test --against runs/text_only")
+def evaluate(
+    run: RunArgument,
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="Cases to answer; open the test cases once, at the end.")
+    ] = "validation",
+    against: Annotated[
+        Path | None, typer.Option(help="Another run, evaluated on the same cases: paired differences.", metavar="RUN")
+    ] = None,
+    feed: FeedOption = None,
+    device: DeviceOption = "auto",
+    *,
+    knockout: Annotated[bool, typer.Option(help="Measure what each modality is worth.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the whole catalogue for every case; print a table, write report.json and report.html."""
+    from mmrec.process import keep_freed_memory
+
+    keep_freed_memory()
+    from mmrec.commands.evaluate import compare_runs, evaluate_run
+
+    result = evaluate_run(run, part=split, feed=feed, device=device, knockout=knockout, notify=_notify, meter=progress)
+    comparison = None if against is None else compare_runs(run, against, part=split)
+    if as_json:
+        print_json(result.to_dict() | ({} if comparison is None else {"against": comparison.to_dict()}))
+        return
+    for table in (*result.tables(), *(() if comparison is None else comparison.tables())):
+        print_table(table.title, list(table.columns), [list(row) for row in table.rows])
+    print_text(f"Report: {result.html}")
+
+
+@app.command(
+    epilog="Example: mmrec score runs/hm --requests requests.parquet --out scores.parquet.  A request has request_id "
+    "(optional), user_id or history (list, or | in text files), and either candidates (list, or |) or, one row a "
+    "candidate, item_id or caption/image."
+)
+def score(
+    run: RunArgument,
+    requests: Annotated[Path, typer.Option(help="Table of requests: csv, tsv, jsonl or parquet.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Parquet (or .csv, .jsonl) file of scores.", metavar="FILE")],
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of candidates (item_id, or caption and image) shared by all requests.", metavar="FILE"
+        ),
+    ] = None,
+    feed: FeedOption = None,
+    device: DeviceOption = "auto",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Score candidates for users; candidates may be posts nobody has seen."""
+    from mmrec.commands.score import score_file
+
+    with progress("requests") as advance:
+        summary = score_file(
+            run, requests=requests, out=out, candidates=candidates, feed=feed, device=device, progress=advance
+        )
+    _print_summary("Scores", summary, as_json=as_json)
+
+
+@app.command(epilog="Example: mmrec recommend runs/hm --users users.csv -k 20 --out top.parquet")
+def recommend(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Parquet (or .csv, .jsonl) file of recommendations.", metavar="FILE")],
+    users: Annotated[
+        Path | None,
+        typer.Option(help="Table with user_id, or with history; by default every user of the feed.", metavar="FILE"),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 20,
+    feed: FeedOption = None,
+    device: DeviceOption = "auto",
+    *,
+    new_only: Annotated[bool, typer.Option("--new-only", help="Leave out what is in the user's history.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the best items of the catalogue for users."""
+    from mmrec.commands.score import recommend_file
+
+    with progress("users") as advance:
+        summary = recommend_file(
+            run, users=users, out=out, k=k, new_only=new_only, feed=feed, device=device, progress=advance
+        )
+    _print_summary("Recommendations", summary, as_json=as_json)
+
+
+@app.command(epilog="Example: mmrec export runs/hm --out vectors/hm --store faiss --index hnsw")
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of vectors.", metavar="DIR")],
+    store: Annotated[Literal["none", "faiss"], typer.Option(help="Index beside the parquet files.")] = "none",
+    index: Annotated[Literal["flat", "hnsw"], typer.Option(help="Kind of FAISS index.")] = "hnsw",
+    precision: Annotated[Literal["float32", "float16", "int8"], typer.Option(help="Number format.")] = "float32",
+    dim: Annotated[int | None, typer.Option(min=1, help="Keep only the first dimensions.")] = None,
+    feed: FeedOption = None,
+    device: DeviceOption = "auto",
+    *,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
+    only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
+    users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Write item and user vectors, a manifest, and optionally an index."""
+    from mmrec.commands.export import export_run
+
+    summary = export_run(
+        run,
+        out=out,
+        store=store,
+        index=index,
+        precision=precision,
+        dim=dim,
+        normalise=normalise,
+        only_new=only_new,
+        users=users,
+        feed=feed,
+        device=device,
+        meter=progress,
+    )
+    _print_summary("Export", summary, as_json=as_json)
+
+
+@app.command(epilog='Example: mmrec search vectors/hm --text "striped wool jumper" --where "price<30" -k 5')
+def search(
+    vectors: Annotated[Path, typer.Argument(help="Folder of vectors (mmrec export).", metavar="VECTORS")],
+    text: Annotated[str | None, typer.Option(help="A caption.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeatable.", metavar="FILE")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="An item id; repeatable.", metavar="ID")] = None,
+    user: Annotated[str | None, typer.Option(help="A user id.", metavar="ID")] = None,
+    where: Annotated[str, typer.Option(help="Conditions on attributes, such as colour=Black and price<20.")] = "",
+    k: Annotated[int, typer.Option("-k", min=1, help="Posts to return.")] = 10,
+    run: Annotated[
+        Path | None, typer.Option(help="Run that encodes the query; by default the one that exported.", metavar="RUN")
+    ] = None,
+    device: DeviceOption = "auto",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Find posts by a caption, a picture, an item, a user, or any mix of them."""
+    from mmrec.commands.search import search_vectors
+
+    if not (text or image or item or user):
+        raise typer.BadParameter("give at least one of --text, --image, --item, --user")
+    found = search_vectors(
+        vectors, text=text, images=image or [], items=item or [], user=user, where=where, k=k, run=run, device=device
+    )
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print_table("Found", list(found.columns), [list(row) for row in found.rows])
+    if found.note:
+        print_text(found.note)
+
+
+@app.command("convert-weights", epilog="Example: mmrec convert-weights efficientnet_lite0")
+def convert_weights(
+    source: Annotated[
+        str, typer.Argument(help="A known name (efficientnet_lite0) or a .pt/.pth file of plain tensors.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="safetensors file; by default in the weights cache.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Convert .pt/.pth weights to safetensors, the only format that runs read."""
+    from mmrec.encoders.weights import convert_weights as convert
+
+    print_text(f"Wrote {convert(source, out=out)}")
+
+
+def _notify(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _print_summary(title: str, summary: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary)
+    else:
+        print_table(title, ["what", "value"], [[key, value] for key, value in summary.items()])
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Config and prepared feed in, run folder out."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+import mmrec
+from mmrec import columns
+from mmrec.assembly import Assembly, Ids, Meter, Notify, assemble, choose_device, ignore, silent_meter
+from mmrec.batch import HistoryBatch
+from mmrec.build import build_loader, build_loss, build_optimizer, build_settings
+from mmrec.config import Config, dump_config
+from mmrec.errors import ArtifactError, ConfigError
+from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.histories import Histories
+from mmrec.feed.splits import Cases, Split
+from mmrec.inference.encoding import ModelScorer, encode_catalogue
+from mmrec.preprocessing.image import ImagePreprocessor
+from mmrec.preprocessing.text import TextPreprocessor
+from mmrec.run_folder import RunFolder
+from mmrec.storage import atomic_file, write_json
+from mmrec.training.contract import StepReport, TrainResult
+from mmrec.training.loop import train
+from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
+
+CALIBRATION_ITEMS = 512
+METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10", "hr@20", "ndcg@20")
+
+
+def train_run(
+    config: Config,
+    *,
+    feed: Path,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    notify: Notify = ignore,
+    meter: Meter = silent_meter,
+) -> dict[str, object]:
+    """Train a recommender and return a summary of the run.
+
+    Args:
+        config: what to train.
+        feed: prepared feed.
+        out: run folder; new, or one to resume.
+        resume: go on from the newest whole checkpoint.
+        device: cpu, cuda, ... or auto.
+        notify: told what is about to be done.
+        meter: shows progress.
+
+    Raises:
+        ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
+        ConfigError: a setting that does not fit the feed.
+    """
+    place = choose_device(device)
+    accelerator = Accelerator(cpu=place.type == "cpu")
+    run = RunFolder(out)
+    split = Split.load(feed, config.feed.split)
+    ids = training_ids(feed, split)
+    begin_run(run, config, feed=feed, split=split, resume=resume)
+    assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
+    save_parts(run, assembly, ids)
+    result = _train(assembly, split, run, accelerator, resume=resume, notify=notify, meter=meter)
+    if result.best_metric is None:
+        raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
+    return {
+        "run": str(out),
+        "best " + config.train.metric + " (validation)": result.best_metric,
+        "best checkpoint": result.best_checkpoint.name,
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "stopped early": result.stopped_early,
+        "seconds": round(result.seconds, 1),
+        "device": str(accelerator.device),
+    }
+
+
+def training_ids(feed: Path, split: Split) -> Ids:
+    """Return every item of a feed, and how often the split's training events show it."""
+    catalogue, histories = Catalogue.load(feed), Histories.load(feed)
+    rows = histories.item_rows[np.flatnonzero(split.train_events)]
+    return Ids(catalogue.item_ids, np.bincount(rows, minlength=len(catalogue)))
+
+
+def begin_run(run: RunFolder, config: Config, *, feed: Path, split: Split, resume: bool) -> None:
+    """Write what the run is made of, or check that it is still the same.
+
+    Raises:
+        ArtifactError: there is a run already, or the one to resume is another.
+    """
+    text = dump_config(config)
+    feed_hash = Catalogue.load(feed).feed_hash
+    if run.about.is_file():
+        about = run.read_about()
+        if not resume:
+            raise ArtifactError(
+                "a new run folder",
+                got="one that holds a run",
+                where=str(run.path),
+                fix="Continue it with --resume, or choose another --out.",
+            )
+        if run.config.read_text(encoding="utf-8") != text or about["feed_hash"] != feed_hash:
+            raise ArtifactError(
+                "the configuration and feed that the run was started with",
+                got="another",
+                where=str(run.config),
+                fix="Resume with the same settings, or start a new run.",
+            )
+        return
+    with atomic_file(run.config) as partial:
+        partial.write_text(text, encoding="utf-8")
+    versions = {"mmrec": mmrec.__version__, "torch": str(torch.__version__), "accelerate": accelerate.__version__}
+    run.write_about(
+        {
+            "feed": str(feed.resolve()),
+            "feed_hash": feed_hash,
+            "split": split.name,
+            "image_side": Catalogue.load(feed).manifest.get("image_side"),
+            "versions": versions | {"python": platform.python_version()},
+        }
+    )
+
+
+def save_parts(run: RunFolder, assembly: Assembly, ids: Ids) -> None:
+    """Write the id map and the preprocessors, so that the run can be used without a hub."""
+    table = pd.DataFrame({columns.ITEM_ID: ids.item_ids, "count": ids.counts})
+    with atomic_file(run.ids) as partial:
+        table.to_parquet(partial)
+    for name, built in assembly.encoders.items():
+        folder = run.preprocessing / name
+        folder.mkdir(parents=True, exist_ok=True)
+        match built.preprocessor:
+            case TextPreprocessor():
+                built.preprocessor.save(folder)
+            case ImagePreprocessor():
+                write_json(folder / "image_preprocessing.json", built.preprocessor.to_dict())
+
+
+def _train(
+    assembly: Assembly,
+    split: Split,
+    run: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    notify: Notify,
+    meter: Meter,
+) -> TrainResult:
+    config, model = assembly.config, assembly.model
+    loader = build_loader(config, assembly.histories, split, assembly.reader)
+    generator = np.random.default_rng(config.train.seed)
+    sample = np.sort(generator.choice(len(assembly.catalogue), min(CALIBRATION_ITEMS, len(assembly.catalogue)), False))
+    model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
+    cases = _validation_cases(config, split)
+    metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
+
+    def embed() -> torch.Tensor:
+        return encode_catalogue(model, assembly.reader, assembly.all_rows, device=assembly.device)
+
+    def validate() -> Mapping[str, float]:
+        scorer = ModelScorer(
+            model,
+            embed(),
+            assembly.histories,
+            cases,
+            history_length=config.train.history_length,
+            device=assembly.device,
+        )
+        first_seen = assembly.catalogue.first_seen
+        found = validation_metrics(scorer, cases, assembly.histories, split, first_seen=first_seen, names=metrics)
+        notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        return found
+
+    needs_bank = config.objective.kind == "full_softmax"
+    settings = build_settings(config)
+    with meter("training steps") as advance:
+
+        def report(step: StepReport) -> None:
+            advance.at(step.step, step.total_steps)
+
+        return train(
+            model=model,
+            loss=build_loss(config, assembly.histories, split, loader).to(assembly.device),
+            optimizer=build_optimizer(config, model, assembly.encoders),
+            loader=loader,
+            settings=settings,
+            folder=run.checkpoints,
+            accelerator=accelerator,
+            validate=validate,
+            refresh_bank=(lambda: embed().to(assembly.device)) if needs_bank else None,
+            describe_batch=describe_batch,
+            trackers=build_trackers(config, run),
+            base=assembly.bases,
+            resume=resume,
+            progress=report,
+            warn=notify,
+        )
+
+
+def _validation_cases(config: Config, split: Split) -> Cases:
+    cases, limit = split.validation, config.train.validation_cases
+    if len(cases) == 0:
+        raise ConfigError(
+            "validation cases", got="none", where=f"split {split.name!r}", fix="Choose a split that has some."
+        )
+    if not limit or limit >= len(cases):
+        return cases
+    chosen = np.random.default_rng(config.train.seed).choice(len(cases), limit, replace=False)
+    return cases.take(np.sort(chosen))
+
+
+def describe_batch(batch: HistoryBatch) -> dict[str, float]:
+    """Return how much encoding a batch saves: items named over distinct items, and distinct contents by modality."""
+    named = int(batch.users.valid.sum()) + len(batch.targets) + len(batch.negatives)
+    work = {"items_named": float(named), "items_distinct": float(len(batch.items))}
+    for name, part in batch.items.parts.items():
+        work[f"{name}_parts"] = float(len(part.item_index))
+        work[f"{name}_contents"] = float(len(part.content))
+    return work
+
+
+def build_trackers(config: Config, run: RunFolder) -> list[Tracker]:
+    """Open the trackers of a configuration, metrics.jsonl always among them."""
+    flat = {"config": json.dumps(config.model_dump(mode="json"))}
+    trackers: list[Tracker] = [JsonLinesTracker(run.metrics)]
+    for name in config.train.trackers:
+        match name:
+            case "tensorboard":
+                trackers.append(TensorBoardTracker(run.path / "tensorboard"))
+            case "wandb":
+                trackers.append(WandbTracker(run.path / "wandb", project="mmrec", name=run.path.name, settings=flat))
+            case "mlflow":
+                trackers.append(
+                    MlflowTracker(run.path / "mlflow", experiment="mmrec", name=run.path.name, settings=flat)
+                )
+    return trackers

@@ -1,0 +1,116 @@
+"""Ragged rows through a network that wants rectangles: bucketed by length, padded little, laid end to end again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+SLACK_SHARE = 0.1
+SLACK_TOKENS = 64
+"""A bucket may hold this share of padding, or this many padded tokens: very small buckets cost more than padding."""
+
+
+@dataclass
+class EncodingWork:
+    """What an encoder has run so far, for the log.
+
+    Args:
+        contents: captions or pictures.
+        real_tokens: tokens of contents.
+        padded_tokens: tokens that went through the network, padding included.
+    """
+
+    contents: int = 0
+    real_tokens: int = 0
+    padded_tokens: int = 0
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the tokens run that were padding."""
+        return 1.0 - self.real_tokens / self.padded_tokens if self.padded_tokens else 0.0
+
+    def add(self, *, contents: int, real_tokens: int, padded_tokens: int) -> None:
+        """Count one pass."""
+        self.contents += contents
+        self.real_tokens += real_tokens
+        self.padded_tokens += padded_tokens
+
+    def reset(self) -> None:
+        """Start counting afresh."""
+        self.contents = self.real_tokens = self.padded_tokens = 0
+
+
+def plan_buckets(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Split rows into buckets of similar length, longest first.
+
+    Args:
+        lengths: shape (rows,), all >= 1.
+        max_tokens: most tokens of one bucket, padding included; a single longer row still makes a bucket.
+
+    Returns:
+        Row numbers of each bucket, the longest row of each first.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    buckets: list[npt.NDArray[np.int64]] = []
+    start, real = 0, 0
+    for end, row in enumerate(order):
+        length, longest = int(lengths[row]), int(lengths[order[start]])
+        padded = longest * (end - start + 1)
+        padding = padded - real - length
+        if end > start and (padded > max_tokens or padding > max(SLACK_TOKENS, SLACK_SHARE * padded)):
+            buckets.append(order[start:end])
+            start, real = end, 0
+        real += length
+    if len(order):
+        buckets.append(order[start:])
+    return buckets
+
+
+def run_ragged(
+    values: Tensor,
+    lengths: Int[Tensor, " rows"],
+    *,
+    run: Callable[[Tensor, Bool[Tensor, "batch time"] | None], Tensor],
+    dim: int,
+    work: EncodingWork,
+    max_tokens: int,
+) -> Float[Tensor, "total dim"]:
+    """Run a network over ragged rows, bucket by bucket.
+
+    Args:
+        values: shape (total, ...), rows end to end.
+        lengths: shape (rows,).
+        run: takes padded rows and a mask that is True at real tokens (None where there is no padding) and gives
+            states of shape (batch, time, dim).
+        dim: width of the states.
+        work: counts what was run.
+        max_tokens: bound on one bucket.
+
+    Returns:
+        States in the order of ``values``.  Padding holds copies of real tokens, so nothing undefined is ever computed.
+    """
+    sizes = lengths.detach().cpu().numpy().astype(np.int64)
+    starts = np.cumsum(sizes) - sizes
+    pieces, places = [], []
+    for rows in plan_buckets(sizes, max_tokens=max_tokens):
+        time = np.arange(sizes[rows[0]])
+        valid = time < sizes[rows, None]
+        index = starts[rows, None] + np.where(valid, time, 0)
+        padded = values[torch.from_numpy(index).to(values.device)]
+        mask = None if valid.all() else torch.from_numpy(valid).to(values.device)
+        states = run(padded, mask).flatten(0, 1)
+        if mask is not None:
+            states = states.index_select(0, torch.from_numpy(np.flatnonzero(valid)).to(values.device))
+        pieces.append(states)
+        places.append(index[valid])
+        work.add(contents=len(rows), real_tokens=int(valid.sum()), padded_tokens=valid.size)
+    if not pieces:
+        return torch.zeros(0, dim, device=values.device)
+    back = torch.from_numpy(np.argsort(np.concatenate(places))).to(values.device)
+    return torch.cat(pieces).index_select(0, back)

@@ -1,0 +1,330 @@
+"""The two halves of an open_clip pair: token states of its text transformer and patch states of its image network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import open_clip
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmrec.encoders.image import ImageEncoder, map_to_tokens, tokens_to_map
+from mmrec.encoders.text import TextEncoder, TextStack
+from mmrec.encoders.timm_image import TimmStack
+from mmrec.encoders.transformers_text import TransformersStack
+from mmrec.encoders.tuning import Layers
+from mmrec.encoders.weights import resolve_model, seeded, unusable_model
+from mmrec.errors import ConfigError, near_names
+
+WHERE = "encoders (open_clip)"
+HUB = "hf-hub:"
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class OpenClipPair:
+    """A loaded pair.
+
+    Args:
+        model: both halves.
+        source: name that open_clip's own functions take, for the tokenizer.
+        mean: channel means in [0, 1] of its pictures.
+        std: channel standard deviations.
+        side: side in pixels of its pictures.
+        context_length: longest text in tokens.
+        reads_padding: whether its text half attends to padding, which then counts as text.
+    """
+
+    model: nn.Module
+    source: str
+    mean: Channels
+    std: Channels
+    side: int
+    context_length: int
+    reads_padding: bool
+
+
+def load_open_clip(
+    name: str, *, pretrained: str | None = None, random_weights: bool = False, seed: int = 0
+) -> OpenClipPair:
+    """Load a pair by open_clip name, ``hf-hub:`` tag or folder; weights from safetensors only.
+
+    Args:
+        name: model name, tag, or a folder with ``open_clip_config.json``.
+        pretrained: pretrained tag or safetensors file; only with a model name.
+        random_weights: keep the architecture but start from random weights.
+        seed: of the random weights; the global random state is left as it was.
+
+    Raises:
+        ConfigError: no such model or weights; near names are listed.
+    """
+    source = _source(name)
+    tag = None if random_weights or Path(pretrained or "").suffix == ".safetensors" else pretrained
+    try:
+        with seeded(seed), _quiet():
+            model = open_clip.create_model(source, pretrained=tag, load_weights=False, pretrained_text=False)
+            if not random_weights:
+                open_clip.load_checkpoint(model, str(_weights_file(name, source, pretrained)))
+        text = open_clip.get_model_config(source)["text_cfg"]
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise unusable_model("an open_clip pair", name, error, where=WHERE) from error
+    preprocess = model.visual.preprocess_cfg
+    size = preprocess["size"]
+    return OpenClipPair(
+        model=cast("nn.Module", model),
+        source=source,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        side=int(size if isinstance(size, int) else size[-1]),
+        context_length=int(text.get("context_length", 77)),
+        reads_padding=bool(text.get("no_causal_mask")) and not text.get("use_pad_mask"),
+    )
+
+
+def open_clip_text_encoder(pair: OpenClipPair, *, trunk_blocks: int) -> TextEncoder:
+    """Wrap the text half, cut at ``trunk_blocks``."""
+    return TextEncoder(open_clip_text_stack(pair), trunk_blocks=trunk_blocks)
+
+
+def open_clip_image_encoder(
+    pair: OpenClipPair,
+    *,
+    trunk_blocks: int,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    token_grid: int = 0,
+) -> ImageEncoder:
+    """Wrap the image half, cut at ``trunk_blocks``."""
+    return ImageEncoder(
+        open_clip_image_stack(pair),
+        trunk_blocks=trunk_blocks,
+        mean=mean or pair.mean,
+        std=std or pair.std,
+        token_grid=token_grid,
+    )
+
+
+def open_clip_text_stack(pair: OpenClipPair) -> TextStack:
+    """Return the text half as a stack: open_clip's own transformer, or one of the transformers library."""
+    tower = cast("nn.Module", getattr(pair.model, "text", pair.model))
+    if hasattr(tower, "token_embedding"):
+        return OpenClipTextStack(tower, context_length=pair.context_length)
+    return TransformersStack(cast("nn.Module", tower.transformer))
+
+
+def open_clip_image_stack(pair: OpenClipPair) -> OpenClipVitStack | ResNetStack | TimmStack:
+    """Return the image half as a stack: open_clip's own ViT or ResNet, or a model of timm."""
+    visual = cast("nn.Module", pair.model.visual)
+    if isinstance(visual, open_clip.transformer.VisionTransformer):
+        return OpenClipVitStack(visual, side=pair.side)
+    if hasattr(visual, "trunk"):
+        return TimmStack(cast("nn.Module", visual.trunk), side=pair.side)
+    return ResNetStack(visual, side=pair.side)
+
+
+class _TextTower(nn.Module):
+    """The modules of a pair that read text, without those that read pictures."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.token_embedding = cast("nn.Embedding", tower.token_embedding)
+        self.positional_embedding = cast("nn.Parameter", tower.positional_embedding)
+        self.transformer = cast("nn.Module", tower.transformer)
+        self.ln_final = cast("nn.Module", tower.ln_final)
+        causal = tower.attn_mask
+        self.register_buffer("attn_mask", causal if isinstance(causal, Tensor) else None, persistent=False)
+
+
+class OpenClipTextStack:
+    """open_clip's text transformer: states after the final norm, before pooling and projection.
+
+    A causal transformer's real tokens never see what follows them, so a caption needs no padding to the context
+    length.  One that attends to its padding gets captions whose padding was kept as text, and needs no mask either.
+
+    Args:
+        tower: module that holds the token embedding, the transformer and the final norm.
+        context_length: longest text in tokens.
+    """
+
+    def __init__(self, tower: nn.Module, *, context_length: int) -> None:
+        self._tower = _TextTower(tower)
+        blocks = cast("nn.ModuleList", self._tower.transformer.resblocks)
+        self.layers = Layers(self._tower, tuple(blocks), (self._tower.ln_final,))
+        self.dim = int(self._tower.token_embedding.embedding_dim)
+        self.max_tokens = context_length
+        heads = cast("nn.MultiheadAttention", blocks[0].attn).num_heads
+        self._heads = int(heads)
+
+    def below(
+        self, token_ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"] | None, *, stop: int
+    ) -> Float[Tensor, "batch time dim"]:
+        """Run the embeddings and the first ``stop`` blocks, and the final norm when these are all."""
+        tower = self._tower
+        states = tower.token_embedding(token_ids) + tower.positional_embedding[: token_ids.shape[1]]
+        states = self._blocks(states, valid, start=0, stop=stop)
+        return cast("Tensor", tower.ln_final(states)) if stop == len(self.layers.blocks) else states
+
+    def above(
+        self, states: Float[Tensor, "batch time dim"], valid: Bool[Tensor, "batch time"] | None, *, start: int
+    ) -> Float[Tensor, "batch time dim"]:
+        """Run the blocks from ``start`` on and the final norm."""
+        states = self._blocks(states, valid, start=start, stop=len(self.layers.blocks))
+        return cast("Tensor", self._tower.ln_final(states))
+
+    def probe(self, tokens: int) -> Int[Tensor, "batch time"]:
+        """Return the token ids 1, 2, ..., shape (1, tokens)."""
+        count = min(tokens, self.max_tokens)
+        return torch.arange(1, count + 1, device=self._tower.positional_embedding.device).unsqueeze(0)
+
+    def _blocks(
+        self,
+        states: Float[Tensor, "batch time dim"],
+        valid: Bool[Tensor, "batch time"] | None,
+        *,
+        start: int,
+        stop: int,
+    ) -> Float[Tensor, "batch time dim"]:
+        causal = cast("Tensor | None", self._tower.attn_mask)
+        time = states.shape[1]
+        mask = None
+        if causal is not None:
+            mask = causal[:time, :time]
+        elif valid is not None:
+            hidden = torch.zeros_like(valid, dtype=states.dtype).masked_fill(~valid, float("-inf"))
+            mask = hidden[:, None, :].expand(-1, time, -1).repeat_interleave(self._heads, dim=0)
+        for block in self.layers.blocks[start:stop]:
+            states = block(states, attn_mask=mask)
+        return states
+
+
+class OpenClipVitStack:
+    """open_clip's vision transformer: class token and patches after the final norm, before pooling and projection.
+
+    Args:
+        visual: an ``open_clip.transformer.VisionTransformer``.
+        side: side of its pictures in pixels.
+
+    Raises:
+        ConfigError: a network that pools by attention before its final norm.
+    """
+
+    def __init__(self, visual: nn.Module, *, side: int) -> None:
+        if getattr(visual, "attn_pool", None) is not None:
+            raise ConfigError("an image half without attention pooling", got=type(visual).__name__, where=WHERE)
+        self._visual = visual
+        self._norm = cast("nn.Module", visual.ln_post)
+        self._embed = cast("Callable[[Tensor], Tensor]", visual._embeds)
+        transformer = cast("nn.Module", visual.transformer)
+        self.layers = Layers(visual, tuple(cast("nn.ModuleList", transformer.resblocks)), (self._norm,))
+        self.dim = int(cast("int", transformer.width))
+        self.side = side
+        self.class_token = True
+
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+        """Run the patch embedding and the first ``stop`` blocks, and the final norm when these are all."""
+        tokens = self._embed(pixels)
+        for block in self.layers.blocks[:stop]:
+            tokens = block(tokens)
+        return cast("Tensor", self._norm(tokens)) if stop == len(self.layers.blocks) else tokens
+
+    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+        """Run the blocks from ``start`` on and the final norm."""
+        for block in self.layers.blocks[start:]:
+            tokens = block(tokens)
+        return cast("Tensor", self._norm(tokens))
+
+
+class ResNetStack:
+    """open_clip's ResNet: its last feature map, before attention pooling.
+
+    Args:
+        visual: an ``open_clip.modified_resnet.ModifiedResNet``.
+        side: side of its pictures in pixels.
+    """
+
+    def __init__(self, visual: nn.Module, *, side: int) -> None:
+        self._stem = cast("Callable[[Tensor], Tensor]", visual.stem)
+        stages = tuple(cast("nn.Module", getattr(visual, f"layer{number}")) for number in range(1, 5))
+        self.layers = Layers(visual, stages)
+        self.dim = int(stages[-1][-1].bn3.num_features)  # type: ignore[index]
+        self.side = side
+        self.class_token = False
+
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+        """Run the stem and the first ``stop`` stages."""
+        states = self._stem(pixels)
+        for stage in self.layers.blocks[:stop]:
+            states = stage(states)
+        return map_to_tokens(states)
+
+    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+        """Run the stages from ``start`` on."""
+        states = tokens_to_map(tokens)
+        for stage in self.layers.blocks[start:]:
+            states = stage(states)
+        return map_to_tokens(states)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide open_clip's messages on the root logger: weights are put in place by hand here."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _source(name: str) -> str:
+    if name.startswith(HUB):
+        return name
+    place = resolve_model(name, where=WHERE)
+    if Path(place).is_dir():
+        return f"local-dir:{place}"
+    if place not in open_clip.list_models():
+        raise ConfigError(
+            "an open_clip model name, an hf-hub: tag or a folder",
+            got=repr(name),
+            where=WHERE,
+            fix=near_names(name, open_clip.list_models())[:400],
+        )
+    return place
+
+
+def _weights_file(name: str, source: str, pretrained: str | None) -> Path:
+    """Find the safetensors file of a pair."""
+    if source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:"))
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise unusable_model("safetensors weights", name, ValueError("no *.safetensors in it"), where=WHERE)
+        preferred = [path for path in found if path.name.startswith("open_clip")]
+        return (preferred or found)[0]
+    if source.startswith(HUB):
+        path = Path(open_clip.pretrained.download_pretrained_from_hf(source.removeprefix(HUB)))
+    elif pretrained is not None and Path(pretrained).is_file():
+        path = Path(pretrained)
+    else:
+        config = open_clip.get_pretrained_cfg(source, pretrained) if pretrained else None
+        if not config:
+            tags = open_clip.list_pretrained_tags_by_model(source)
+            raise ConfigError(
+                "a pretrained tag or a safetensors file",
+                got=repr(pretrained),
+                where=f"{WHERE}: {name}",
+                fix=f"{near_names(pretrained or '', tags)}; or set random_weights: true.",
+            )
+        path = Path(open_clip.download_pretrained(config))
+    if path.suffix != ".safetensors":
+        reason = ValueError(f"{path.name} is no safetensors file: {path}")
+        raise unusable_model("safetensors weights", name, reason, where=WHERE)
+    return path

@@ -1,0 +1,176 @@
+"""Text encoders of the transformers library: loading one, and running it in two parts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmrec.encoders.text import TextEncoder
+from mmrec.encoders.tuning import Layers
+from mmrec.encoders.weights import resolve_model, seeded, unusable_model
+
+FINAL_NORMS = ("final_norm", "final_layer_norm", "norm", "ln_f")
+FIRST_MODULES = ("embeddings", "embeddings_project")
+WHERE = "encoders.text.model"
+
+
+class _ModelConfig(Protocol):
+    """The fields of a transformers config that are read here."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    pad_token_id: int | None
+    is_encoder_decoder: bool
+
+
+def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -> nn.Module:
+    """Load an encoder by hub name, folder or ``package:IMPORT_NAME``; weights from safetensors only.
+
+    Args:
+        name: where the model is.
+        random_weights: keep the architecture but start from random weights.
+        seed: of the random weights; the global random state is left as it was.
+
+    Raises:
+        ConfigError: no such model, no safetensors weights, or not an encoder.
+        MissingExtraError: a package of weights that is not installed.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    source = resolve_model(name, where=WHERE)
+    try:
+        with seeded(seed):
+            if random_weights:
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+                model, missing = AutoModel.from_config(config, dtype=torch.float32), []
+            else:
+                model, report = AutoModel.from_pretrained(
+                    source,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
+                missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise unusable_model("a text encoder with safetensors weights", name, error, where=WHERE) from error
+    if missing:
+        reason = ValueError(f"no weights for {', '.join(sorted(missing)[:3])}, ...")
+        raise unusable_model("weights of the whole encoder", name, reason, where=WHERE)
+    if model.config.is_encoder_decoder:
+        reason = ValueError(f"{type(model).__name__}, which has a decoder")
+        raise unusable_model("an encoder-only model", name, reason, where=WHERE)
+    return cast("nn.Module", model)
+
+
+def transformers_text_encoder(model: nn.Module, *, trunk_blocks: int) -> TextEncoder:
+    """Wrap a loaded transformers encoder, cut at ``trunk_blocks``."""
+    return TextEncoder(TransformersStack(model), trunk_blocks=trunk_blocks)
+
+
+class TransformersStack:
+    """A transformers encoder that can be run in two parts.
+
+    Both parts are the model's own forward pass, so that masks, position biases and rotary angles are the model's own:
+    shallow copies share all weights with it, hold only some of the blocks, and the upper one takes hidden states where
+    the model takes embeddings.  The pooler is dropped.
+
+    Args:
+        model: a transformers encoder; it is changed (its pooler goes).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if isinstance(getattr(model, "pooler", None), nn.Module):
+            del model.pooler
+            model.register_module("pooler", None)
+        self._model = model
+        self._config = cast("_ModelConfig", model.config)
+        self._path = _find_blocks(model, self._config.num_hidden_layers)
+        blocks = None if self._path is None else cast("nn.ModuleList", model.get_submodule(self._path))
+        self.layers = Layers(
+            root=model,
+            blocks=(model,) if blocks is None else tuple(blocks),
+            head=tuple(module for module in _children(model, FINAL_NORMS)),
+        )
+        self.dim = self._config.hidden_size
+        self.max_tokens = _longest_input(model, self._config)
+
+    def below(
+        self, token_ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"] | None, *, stop: int
+    ) -> Float[Tensor, "batch time dim"]:
+        """Run the embeddings and the first ``stop`` blocks, and the final norm when these are all."""
+        everything = stop == len(self.layers.blocks)
+        model = self._model if everything else self._part(0, stop, replaced=FINAL_NORMS)
+        return cast("Tensor", model(input_ids=token_ids, attention_mask=_as_integers(valid))[0])
+
+    def above(
+        self, states: Float[Tensor, "batch time dim"], valid: Bool[Tensor, "batch time"] | None, *, start: int
+    ) -> Float[Tensor, "batch time dim"]:
+        """Run the blocks from ``start`` on and the final norm."""
+        model = self._part(start, len(self.layers.blocks), replaced=FIRST_MODULES)
+        return cast("Tensor", model(inputs_embeds=states, attention_mask=_as_integers(valid))[0])
+
+    def probe(self, tokens: int) -> Int[Tensor, "batch time"]:
+        """Return the first token ids that are not padding, shape (1, tokens)."""
+        pad = self._config.pad_token_id
+        ids = [i for i in range(min(self._config.vocab_size, tokens + 1)) if i != pad][:tokens]
+        return torch.tensor([ids], device=next(self._model.parameters()).device)
+
+    def _part(self, start: int, stop: int, *, replaced: tuple[str, ...]) -> nn.Module:
+        """Return a copy of the model with some of its blocks and with some modules passing on what they get."""
+        assert self._path is not None
+        part = _shallow(self._model)
+        for name in replaced:
+            if name in part._modules:
+                part._modules[name] = _PassOn()
+        parent, (*middle, last) = part, self._path.split(".")
+        for name in middle:
+            child = _shallow(cast("nn.Module", parent._modules[name]))
+            parent._modules[name] = child
+            parent = child
+        parent._modules[last] = nn.ModuleList(self.layers.blocks[start:stop])
+        return part
+
+
+class _PassOn(nn.Module):
+    """Gives back the hidden states it is called with, under whatever argument they come."""
+
+    def forward(self, *inputs: object, **named: object) -> Tensor:
+        """Return the one argument of shape (batch, time, dim)."""
+        (states,) = (x for x in (*inputs, *named.values()) if isinstance(x, Tensor) and x.ndim == 3)
+        return states
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """Copy a module but none of what it holds; its table of children may then be changed."""
+    twin = copy.copy(module)
+    twin.__dict__["_modules"] = dict(module._modules)
+    return twin
+
+
+def _find_blocks(model: nn.Module, count: int) -> str | None:
+    """Return the path of the only list of ``count`` modules, None if there is not exactly one."""
+    paths = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def _children(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    return [module for name, module in model.named_children() if name in names]
+
+
+def _as_integers(valid: Bool[Tensor, "batch time"] | None) -> Int[Tensor, "batch time"] | None:
+    return None if valid is None else valid.long()
+
+
+def _longest_input(model: nn.Module, config: _ModelConfig) -> int:
+    positions = int(getattr(config, "max_position_embeddings", 1 << 20))
+    # RoBERTa and its kin count positions from the padding id on.
+    embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    offset = getattr(embeddings, "padding_idx", None)
+    return positions if offset is None else positions - int(offset) - 1

@@ -1,0 +1,82 @@
+"""Rows of text for a terminal; the command line prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmrec.evaluation.comparison import Comparison
+from mmrec.evaluation.results import EvaluationReport, SettingResult
+
+HEADLINE_METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A title, a row of column names, rows of cells, and sentences to print below."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def text_tables(report: EvaluationReport, *, metrics: Sequence[str] = HEADLINE_METRICS) -> list[TextTable]:
+    """Return one table a setting, then the knock-outs, as text."""
+    tables = [_setting(report, setting, metrics) for setting in report.settings]
+    if report.knockouts:
+        rows = []
+        for entry in report.knockouts:
+            losses = [entry.losses[metric] for metric in metrics]
+            rows.append([entry.name, *(f"{loss.mean:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]" for loss in losses)])
+        tables.append(TextTable("what each knock-out costs", ["knock-out", *metrics], rows))
+    return tables
+
+
+def comparison_tables(
+    comparison: Comparison, *, first: str, second: str, metrics: Sequence[str] = HEADLINE_METRICS
+) -> list[TextTable]:
+    """Return one table a setting: both means, the paired difference, its interval and p-value."""
+    tables = []
+    for setting, found in comparison.settings.items():
+        rows = []
+        for metric in metrics:
+            entry = found[metric]
+            gap = entry.difference
+            interval = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            rows.append([metric, f"{entry.first:.4f}", f"{entry.second:.4f}", interval, f"{gap.p_value:.3f}"])
+        tables.append(TextTable(setting, ["metric", first, second, "difference", "p"], rows))
+    return tables
+
+
+def _setting(report: EvaluationReport, setting: SettingResult, metrics: Sequence[str]) -> TextTable:
+    rows = []
+    for row in setting.rows:
+        values = [row.metrics[metric] for metric in metrics]
+        cells = [f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" for value in values]
+        rows.append([row.scorer, *cells, f"{row.expected['ndcg@10']:.4f}", f"{row.coverage:.1%}", f"{row.gini:.2f}"])
+    rows.append(["chance", *(f"{setting.chance[metric]:.4f}" for metric in metrics), "", "", ""])
+    length = setting.list_length
+    header = ["scorer", *metrics, "ndcg@10, expected ties", f"coverage@{length}", f"gini@{length}"]
+    return TextTable(f"{report.split} {report.part}: {setting.name}", header, rows, setting_notes(report, setting))
+
+
+def setting_notes(report: EvaluationReport, setting: SettingResult) -> list[str]:
+    """Return what a reader has to know before believing a table."""
+    notes = [
+        f"{setting.cases:,} cases, {setting.targets:,} targets, {setting.candidates:,.0f} candidates on average"
+        + (", only items that existed at the time" if setting.existing_only else "")
+        + ".",
+        f"HR ceiling {setting.ceiling:.4f}; for a model of ids alone {setting.id_ceiling:.4f}.",
+    ]
+    if setting is report.headline:
+        notes.append(
+            f"{report.cold_share:.1%} of the targets are cold (never in training); "
+            f"{report.repeat_share:.1%} repeat an item of the history."
+        )
+    if setting.filter_seen:
+        notes.append(
+            f"The history is filtered: {setting.dropped_targets:,} repeated targets and "
+            f"{setting.dropped_cases:,} cases without another target are left out."
+        )
+    return notes

@@ -1,0 +1,127 @@
+"""One evaluation: every scorer through the same ranking, then tables, slices and knock-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrec.errors import FeedError
+from mmrec.evaluation.case_table import CaseTable
+from mmrec.evaluation.knockout import ScorerFactory, knockout
+from mmrec.evaluation.metrics import case_metrics
+from mmrec.evaluation.ranking import CHUNK_ELEMENTS, CaseScorer, Ranks, Setting, pool_mask, rank_cases, rank_settings
+from mmrec.evaluation.results import EvaluationReport
+from mmrec.evaluation.settings import settings_of
+from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap
+from mmrec.evaluation.slices import all_slicings, repeated_targets, training_counts
+from mmrec.evaluation.tables import setting_table, slice_tables
+from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.histories import Histories
+from mmrec.feed.splits import Cases, Part, Split
+
+MODEL = "model"
+LIST_LENGTH = 10
+LIGHT_METRICS = ("ndcg@10", "hr@10", "mrr@10", "recall@10")
+
+
+def validation_metrics(
+    scorer: CaseScorer,
+    cases: Cases,
+    histories: Histories,
+    split: Split,
+    *,
+    first_seen: npt.NDArray[np.int64] | None = None,
+    names: Sequence[str] = LIGHT_METRICS,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> dict[str, float]:
+    """Return a few means under the headline setting, without intervals or baselines: the path of training.
+
+    Args:
+        first_seen: shape (items,), of the catalogue; needed where the split asks for existing items only.
+        names: metrics such as ``ndcg@10``, at any cut-off.
+
+    Raises:
+        FeedError: no cases.
+        ArtifactError: a score is NaN.
+    """
+    setting = settings_of(split, cases, histories)[0]
+    ranks = rank_cases(scorer, cases, histories, setting, first_seen=first_seen, top_k=1, chunk_elements=chunk_elements)
+    cutoffs = sorted({int(name.partition("@")[2]) for name in names})
+    values = case_metrics(ranks.places, cutoffs=cutoffs)
+    return {name: float(values[name].mean()) for name in names}
+
+
+def evaluate(
+    scorers: Mapping[str, CaseScorer],
+    cases: Cases,
+    catalogue: Catalogue,
+    histories: Histories,
+    split: Split,
+    *,
+    part: Part = "test",
+    model: str = MODEL,
+    knockouts: Mapping[str, ScorerFactory] | None = None,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> EvaluationReport:
+    """Rank every case with every scorer and report.
+
+    Args:
+        scorers: name to scorer; ``model`` is the one the report is about, the others are what it is measured against.
+        cases: the questions, as the scorers number them.
+        knockouts: name to a factory of the model's scorer under that knock-out.
+
+    Raises:
+        FeedError: no cases, or none with a target left under any setting.
+        ArtifactError: a score is NaN.
+    """
+
+    def rank(scorer: CaseScorer, settings: Sequence[Setting]) -> dict[str, Ranks]:
+        first_seen = catalogue.first_seen
+        return rank_settings(
+            scorer, cases, histories, settings, first_seen=first_seen, top_k=LIST_LENGTH, chunk_elements=chunk_elements
+        )
+
+    names = [model, *(name for name in scorers if name != model)]
+    settings = settings_of(split, cases, histories)
+    ranked = {name: rank(scorers[name], settings) for name in names}
+    settings = [setting for setting in settings if len(ranked[model][setting.name].cases)]
+    if not settings:
+        raise FeedError("a case with a target", got="cases without any", where=f"split {split.name!r}")
+    users = cases.user_rows
+    counts = training_counts(split.train_events, histories, num_items=len(catalogue))
+    headline = {name: found[settings[0].name] for name, found in ranked.items()}
+    tables = []
+    for setting in settings:
+        found = {name: ranked[name][setting.name] for name in names}
+        pool = pool_mask(setting, cases)
+        tables.append(setting_table(setting, found, pool=pool, counts=counts, users=users, bootstrap=bootstrap))
+    slicings = all_slicings(headline[model], cases, histories, catalogue, counts)
+    losses = []
+    for name, factory in (knockouts or {}).items():
+        ranks = rank(factory(), settings[:1])[settings[0].name]
+        losses.append(knockout(name, headline[model], ranks, users=users, bootstrap=bootstrap))
+    asked = headline[model].targets
+    return EvaluationReport(
+        model=model,
+        part=part,
+        split=split.name,
+        split_kind=split.kind,
+        feed_hash=catalogue.feed_hash,
+        users=len(np.unique(users)),
+        items=len(catalogue),
+        cold_share=float((counts[asked] == 0).mean()),
+        repeat_share=float(repeated_targets(headline[model], cases, histories).mean()),
+        median_history=float(np.median(cases.histories(histories).lengths)),
+        settings=tables,
+        slices=slice_tables(slicings, headline, users=users, bootstrap=bootstrap),
+        knockouts=losses,
+        case_table=CaseTable.of(
+            {setting.name: ranked[model][setting.name] for setting in settings},
+            user_ids=histories.user_ids[users],
+            item_ids=catalogue.item_ids,
+        ),
+        ranks=ranked[model],
+    )

@@ -1,0 +1,143 @@
+"""Running the model over a catalogue and over histories: one function each, used by every room that needs vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmrec.batch import ItemBatch
+from mmrec.feed.batches import ranks_within, user_batch
+from mmrec.feed.histories import Histories
+from mmrec.feed.items import ItemReader
+from mmrec.feed.splits import Cases
+from mmrec.model.recommender import RecommenderModel
+from mmrec.storage import RaggedArray
+
+Progress = Callable[[int], None]
+"""Called with the number of things done since the last call."""
+
+
+class evaluating:  # noqa: N801  (reads as a statement: ``with evaluating(model):``)
+    """Context in which a module is in evaluation mode and records no gradient; its mode comes back afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._grad = torch.inference_mode()
+
+    def __enter__(self) -> None:
+        self._was_training = self._model.training
+        self._model.eval()
+        self._grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._grad.__exit__(*error)
+        self._model.train(self._was_training)
+
+
+def _near_contents(reader: ItemReader, item_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Order items so that those which share a content are neighbours: a shared caption is then encoded once."""
+    keys = []
+    for modality in reversed(list(reader.modalities.values())):
+        links = modality.links.gather(item_rows)
+        first = np.full(len(item_rows), -1, dtype=np.int64)
+        some = links.lengths > 0
+        first[some] = links.values[links.offsets[:-1][some]]
+        keys.append(first)
+    return np.lexsort(keys) if keys else np.arange(len(item_rows))
+
+
+def catalogue_batches(
+    reader: ItemReader, item_rows: npt.NDArray[np.int64], *, batch_items: int
+) -> Iterator[tuple[npt.NDArray[np.int64], ItemBatch]]:
+    """Yield positions in ``item_rows`` and the batch of their items, neighbours sharing contents."""
+    order = _near_contents(reader, item_rows)
+    for start in range(0, len(order), batch_items):
+        index = order[start : start + batch_items]
+        yield index, reader.read(item_rows[index])
+
+
+def encode_catalogue(
+    model: RecommenderModel,
+    reader: ItemReader,
+    item_rows: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    batch_items: int = 512,
+    progress: Progress | None = None,
+) -> Float[Tensor, "items width"]:
+    """Return the score-ready vectors of some items, float32 on the CPU, in the order given."""
+    vectors = torch.empty(len(item_rows), model.width)
+    with evaluating(model):
+        for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
+            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device)).float().cpu()
+            if progress:
+                progress(len(index))
+    return vectors
+
+
+def encode_histories(
+    model: RecommenderModel,
+    histories: Histories,
+    events: RaggedArray,
+    item_embeddings: Float[Tensor, "items width"],
+    *,
+    device: torch.device,
+) -> Float[Tensor, "users interests width"]:
+    """Return the score-ready vectors of users after the given events, float32 on the CPU.
+
+    Args:
+        model: the recommender.
+        histories: the feed's interactions.
+        events: row ``u`` holds the event positions of user ``u``'s history, oldest first; may be empty.
+        item_embeddings: shape (items, width), vectors of the whole catalogue on ``device``.
+        device: where to compute.
+    """
+    flat, lengths = events.values.astype(np.int64), events.lengths
+    users = user_batch(
+        histories,
+        flat,
+        lengths,
+        item_positions=np.asarray(histories.item_rows[flat], dtype=np.int64),
+        instants=ranks_within(np.asarray(histories.timestamps[flat]), lengths),
+    )
+    with evaluating(model):
+        return model.encode_users(users.to(device), item_embeddings).vectors.float().cpu()
+
+
+class ModelScorer:
+    """Scores of the cases of a split over the whole catalogue, by the model.
+
+    Args:
+        model: the recommender.
+        item_embeddings: shape (items, width), vectors of the whole catalogue.
+        histories: the feed's interactions.
+        cases: the questions.
+        history_length: most recent events a history is cut to.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        model: RecommenderModel,
+        item_embeddings: Float[Tensor, "items width"],
+        histories: Histories,
+        cases: Cases,
+        *,
+        history_length: int,
+        device: torch.device,
+    ) -> None:
+        self._model, self._histories, self._cases = model, histories, cases
+        self._items = item_embeddings.to(device)
+        self._length, self._device = history_length, device
+
+    def scores(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases items"]:
+        """Return the scores of some cases, best over the interests of each user."""
+        events = self._cases.take(cases).histories(self._histories, length=self._length)
+        users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
+        scores: Tensor = users.to(self._device) @ self._items.T
+        return scores.amax(dim=1).cpu()

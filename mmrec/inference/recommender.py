@@ -1,0 +1,281 @@
+"""The façade: a trained run, ready to score, recommend and embed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmrec import columns
+from mmrec.assembly import Assembly, Ids, Meter, Notify, assemble, choose_device, ignore, silent_meter
+from mmrec.config import load_config
+from mmrec.errors import ArtifactError, RequestError
+from mmrec.feed.catalogue import MANIFEST
+from mmrec.inference.encoding import encode_catalogue
+from mmrec.inference.scoring import Request, Scored, Scoring
+from mmrec.inference.vectors import ItemVectors, Reference, reference_name
+from mmrec.run_folder import RunFolder
+from mmrec.storage import atomic_folder, content_hash, read_array, write_array, write_json
+from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint
+from mmrec.training.snapshot import load_model_tensors
+
+
+class Recommender:
+    """A trained model on a feed.
+
+    Example:
+        >>> from mmrec import Post, Recommender
+        >>> recommender = Recommender.load("runs/hm")  # doctest: +SKIP
+        >>> recommender.score(  # doctest: +SKIP
+        ...     history=["0158340001", Post(caption="red scarf")],
+        ...     candidates=[Post(image="new.jpg"), "0867966009"],
+        ... )
+
+    Args:
+        run: the run folder.
+        assembly: the model on its feed.
+        model_hash: hash of the weights and of the preprocessing.
+    """
+
+    def __init__(self, run: RunFolder, assembly: Assembly, *, model_hash: str) -> None:
+        self.run, self.assembly, self.model_hash = run, assembly, model_hash
+        config = assembly.config
+        self.vectors = ItemVectors(
+            assembly.model,
+            assembly.catalogue,
+            assembly.reader,
+            words=assembly.words,
+            pixels=assembly.pixels,
+            trunks=assembly.trunks,
+            picture_side=int(str(assembly.catalogue.manifest.get("image_side", 224))),
+            max_images=config.train.max_images,
+            device=assembly.device,
+            table=self._saved_table(),
+        )
+        self.scoring = Scoring(
+            assembly.model,
+            self.vectors,
+            assembly.histories,
+            history_length=config.train.history_length,
+            device=assembly.device,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        feed: str | Path | None = None,
+        device: str = "auto",
+        notify: Notify = ignore,
+        meter: Meter = silent_meter,
+    ) -> Recommender:
+        """Load the best checkpoint of a run.
+
+        Args:
+            run: run folder.
+            feed: prepared feed to run on; by default the one the run was trained on.
+            device: cpu, cuda, ... or auto.
+            notify: told what is about to be done.
+            meter: shows progress.
+
+        Raises:
+            ArtifactError: not a run, no whole checkpoint, or weights that are not the run's.
+            FeedError: the feed is gone or is no prepared feed.
+        """
+        folder = RunFolder(Path(run))
+        about = folder.read_about()
+        place = Path(feed) if feed is not None else Path(str(about["feed"]))
+        if not (place / MANIFEST).is_file():
+            raise ArtifactError(
+                "the prepared feed of the run",
+                got="no such folder",
+                where=str(place),
+                fix="Give its new place: --feed.",
+            )
+        config = load_config(folder.config)
+        table = pd.read_parquet(folder.ids)
+        ids = Ids(table[columns.ITEM_ID].to_numpy(dtype=object), table["count"].to_numpy(dtype=np.int64))
+        path = best_checkpoint(folder.checkpoints)
+        checkpoint = read_checkpoint(path)
+        assembly = assemble(config, place, ids, device=choose_device(device), notify=notify, meter=meter)
+        if checkpoint.state["base"] != assembly.bases:
+            raise ArtifactError(
+                "the pretrained weights that the run was trained on",
+                got="others",
+                where=str(path),
+                fix="Restore those weights, or train again.",
+            )
+        load_model_tensors(assembly.model, checkpoint.tensors[MODEL], where=str(path))
+        assembly.model.eval()
+        return cls(folder, assembly, model_hash=_model_hash(assembly, checkpoint.tensors[MODEL]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.assembly.device
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether vectors end in a bias coordinate."""
+        return self.assembly.model.width > self.assembly.model.dim
+
+    def item_embeddings(self, *, meter: Meter = silent_meter) -> npt.NDArray[np.float32]:
+        """Return the score-ready vectors of the whole catalogue, shape (items, width); encoded once, then kept."""
+        if self.vectors.table is None:
+            with meter("catalogue") as advance:
+                encoded = encode_catalogue(
+                    self.assembly.model,
+                    self.assembly.reader,
+                    self.assembly.all_rows,
+                    device=self.device,
+                    progress=advance,
+                )
+            with atomic_folder(self._table_folder) as partial:
+                write_array(partial / "vectors.npy", encoded.numpy())
+                write_json(partial / "about.json", {"model_hash": self.model_hash, "items": len(encoded)})
+            self.vectors.table = self._saved_table()
+        assert self.vectors.table is not None
+        return self.vectors.table
+
+    @cached_property
+    def catalogue_tensor(self) -> Float[Tensor, "items width"]:
+        """The catalogue's vectors on the device."""
+        return torch.from_numpy(np.array(self.item_embeddings())).to(self.device)
+
+    def embed(self, references: Sequence[Reference]) -> npt.NDArray[np.float32]:
+        """Return score-ready vectors of items and new posts, shape (references, width).
+
+        Raises:
+            RequestError: one of them cannot be read.
+        """
+        resolved = self.vectors.resolve(references)
+        for reference in resolved.references:
+            if reference.error_message is not None:
+                raise RequestError("usable posts", got=reference.error_message)
+        positions = torch.tensor([reference.position for reference in resolved.references], dtype=torch.long)
+        return np.asarray(resolved.vectors[positions].numpy())
+
+    def score(
+        self,
+        *,
+        candidates: Sequence[Reference],
+        history: Sequence[Reference] | None = None,
+        user_id: str | int | None = None,
+    ) -> pd.DataFrame:
+        """Score candidates for one user, in the order given.
+
+        Args:
+            candidates: item ids and/or new posts.
+            history: items and posts the user chose, oldest first; may be empty; or
+            user_id: a user the feed knows.
+
+        Returns:
+            Columns candidate, score, rank, present, error_message; a candidate that cannot be read has an error, no
+            score, and rank 0.
+
+        Raises:
+            RequestError: both or neither of history and user_id, an unknown user, or a history that cannot be read.
+        """
+        request = Request(request_id="score", candidates=candidates, user_id=user_id, history=history)
+        scored = next(iter(self.scoring.score([request])))
+        if scored.request_error is not None:
+            raise RequestError("a usable request", got=scored.request_error)
+        return pd.DataFrame(scored_columns(scored)).drop(columns=[columns.REQUEST_ID])
+
+    def recommend(
+        self,
+        *,
+        history: Sequence[Reference] | None = None,
+        user_id: str | int | None = None,
+        k: int = 20,
+        new_only: bool = False,
+    ) -> pd.DataFrame:
+        """Return the best items of the catalogue for one user: columns item_id, score, rank.
+
+        Args:
+            history: items and posts the user chose, oldest first; or
+            user_id: a user the feed knows.
+            k: items wanted; all of them where the catalogue is smaller.
+            new_only: leave out the items of the history.
+
+        Raises:
+            RequestError: both or neither of history and user_id, an unknown user, or a history that cannot be read.
+        """
+        request = Request(request_id="recommend", candidates=[], user_id=user_id, history=history)
+        users = self.scoring.users([request])
+        if users.error_messages[0] is not None:
+            raise RequestError("a usable request", got=users.error_messages[0])
+        rows, scores = self.top_items(users.vectors, k=k, leave_out=users.seen if new_only else None)
+        kept = rows[0] >= 0
+        return pd.DataFrame(
+            {
+                columns.ITEM_ID: self.assembly.catalogue.external_ids(rows[0][kept]),
+                columns.SCORE: scores[0][kept],
+                columns.RANK: np.arange(1, int(kept.sum()) + 1),
+            }
+        )
+
+    def top_items(
+        self,
+        users: Float[Tensor, "users interests width"],
+        *,
+        k: int,
+        leave_out: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the k best item rows and scores of each user, best first; row -1 where there are fewer.
+
+        Args:
+            users: score-ready vectors.
+            k: items wanted.
+            leave_out: item rows that a user must not get, or None.
+        """
+        scores = (users.to(self.device) @ self.catalogue_tensor.T).amax(dim=1)
+        for index, rows in enumerate(leave_out or []):
+            scores[index, torch.from_numpy(rows).to(self.device)] = -torch.inf
+        best = scores.topk(min(k, scores.shape[1]), dim=1)
+        values = best.values.cpu().numpy()
+        return np.where(np.isneginf(values), -1, best.indices.cpu().numpy()), values
+
+    @property
+    def _table_folder(self) -> Path:
+        key = content_hash(self.model_hash, self.assembly.catalogue.feed_hash)
+        return self.run.embeddings / key
+
+    def _saved_table(self) -> npt.NDArray[np.float32] | None:
+        path = self._table_folder / "vectors.npy"
+        return cast("npt.NDArray[np.float32]", read_array(path)) if path.is_file() else None
+
+
+def _model_hash(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:
+    """Hash everything that decides a vector: trained weights, frozen bases, preprocessing."""
+    pieces: list[str | bytes] = []
+    for name in sorted(tensors):
+        pieces += [name, tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+    for name, base in sorted(assembly.bases.items()):
+        pieces += [name, base]
+    for name, built in sorted(assembly.encoders.items()):
+        if built.preprocessor is not None:
+            pieces += [name, built.preprocessor.fingerprint]
+    return content_hash(*pieces)
+
+
+def scored_columns(scored: Scored) -> dict[str, list[object]]:
+    """Return an answer as columns of a table, one row a candidate."""
+    count = len(scored.candidates)
+    return {
+        columns.REQUEST_ID: [scored.request_id] * count,
+        columns.CANDIDATE: [reference_name(reference, i) for i, reference in enumerate(scored.candidates)],
+        columns.SCORE: [None if np.isnan(score) else float(score) for score in scored.scores],
+        columns.RANK: [int(rank) for rank in scored.ranks],
+        columns.PRESENT: ["+".join(present) for present in scored.present],
+        columns.ERROR_MESSAGE: list(scored.error_messages),
+    }

@@ -1,0 +1,126 @@
+"""Tables of requests to requests.
+
+A row names a user (``user_id``, or ``history``: a list of item ids, ``|`` between them in text files) and either all
+candidates (``candidates``: a list of ids or of ``{item_id, caption, image}``, ``|`` in text files) or one of them
+(``item_id``, ``caption``, ``image``); consecutive rows of one request then belong together.  Relative picture paths
+start at the table's folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mmrec import columns
+from mmrec.errors import MmrecError, RequestError
+from mmrec.inference.posts import Picture, Post
+from mmrec.inference.scoring import Request
+from mmrec.inference.tables import Row, read_rows
+from mmrec.inference.vectors import Reference, Unusable
+
+Known = Callable[[object], bool]
+"""Whether an id is in the catalogue."""
+
+
+def read_candidates(path: Path, *, known: Known) -> list[Reference]:
+    """Read a table of candidates that all requests share."""
+    return [candidate(row, folder=path.parent, known=known, position=i) for i, row in enumerate(read_rows(path))]
+
+
+def read_requests(path: Path, *, known: Known, shared: Sequence[Reference] | None = None) -> Iterator[Request]:
+    """Yield the requests of a table.
+
+    Args:
+        path: csv, tsv, jsonl or parquet.
+        known: tells ids of the catalogue from others.
+        shared: candidates of every request, in place of the table's own.
+
+    Raises:
+        RequestError: a row without a user, or without candidates where none are shared.
+    """
+    waiting: list[Row] = []
+    for number, row in enumerate(read_rows(path), start=1):
+        if columns.USER_ID not in row and columns.HISTORY not in row:
+            raise RequestError(
+                "user_id or history", got=", ".join(row) or "an empty row", where=f"{path}, row {number}"
+            )
+        if shared is None and not {columns.CANDIDATES, columns.ITEM_ID, columns.CAPTION, columns.IMAGE} & set(row):
+            raise RequestError(
+                "candidates, or item_id, caption or image",
+                got=", ".join(row),
+                where=f"{path}, row {number}",
+                fix="Add a column, or give --candidates.",
+            )
+        alone = shared is not None or columns.CANDIDATES in row
+        if waiting and (alone or _asker(waiting[0]) != _asker(row)):
+            yield _request(waiting, path.parent, known, shared)
+            waiting = []
+        waiting.append(row)
+        if alone:
+            yield _request(waiting, path.parent, known, shared)
+            waiting = []
+    if waiting:
+        yield _request(waiting, path.parent, known, shared)
+
+
+def _asker(row: Row) -> tuple[str, ...]:
+    return tuple(str(row.get(name, "")) for name in (columns.REQUEST_ID, columns.USER_ID, columns.HISTORY))
+
+
+def _request(rows: Sequence[Row], folder: Path, known: Known, shared: Sequence[Reference] | None) -> Request:
+    first = rows[0]
+    if shared is not None:
+        candidates = list(shared)
+    elif columns.CANDIDATES in first:
+        entries = _entries(first[columns.CANDIDATES])
+        candidates = [candidate(e, folder=folder, known=known, position=i) for i, e in enumerate(entries)]
+    else:
+        candidates = [candidate(row, folder=folder, known=known, position=i) for i, row in enumerate(rows)]
+    history = first.get(columns.HISTORY)
+    past = None if history is None else _entries(history)
+    user = first.get(columns.USER_ID) if past is None else None
+    return Request(
+        request_id=str(first.get(columns.REQUEST_ID, first.get(columns.USER_ID, ""))),
+        candidates=candidates,
+        user_id=None if user is None else str(user),
+        history=None
+        if past is None
+        else [candidate(e, folder=folder, known=known, position=i) for i, e in enumerate(past)],
+    )
+
+
+def _entries(cell: object) -> list[object]:
+    """Return a list cell: a list as it is, JSON text, or ``|`` between ids."""
+    if isinstance(cell, str):
+        if cell.lstrip().startswith("["):
+            try:
+                cell = json.loads(cell)
+            except json.JSONDecodeError:
+                return [cell]
+        else:
+            return [part.strip() for part in cell.split("|") if part.strip()]
+    return list(cell) if isinstance(cell, Sequence) and not isinstance(cell, str | bytes) else [cell]
+
+
+def candidate(entry: object, *, folder: Path, known: Known, position: int) -> Reference:
+    """Turn a cell or a row into a reference; what cannot be used says why."""
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    item_id, caption, image = (entry.get(name) for name in (columns.ITEM_ID, columns.CAPTION, columns.IMAGE))
+    if item_id is not None and (known(item_id) or (caption is None and image is None)):
+        return str(item_id)
+    name = str(item_id) if item_id is not None else f"new:{position}"
+    try:
+        return Post(caption=None if caption is None else str(caption), image=_images(image, folder), name=name)
+    except MmrecError as error:
+        return Unusable(name, str(error))
+
+
+def _images(cell: object, folder: Path) -> list[Picture] | None:
+    if cell is None:
+        return None
+    if isinstance(cell, bytes):
+        return [cell]
+    parts = _entries(cell)
+    return [part if isinstance(part, bytes) else folder / str(part) for part in parts]

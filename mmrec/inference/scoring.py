@@ -1,0 +1,221 @@
+"""Requests to scores: who asks, which candidates, in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmrec.errors import MmrecError, RequestError
+from mmrec.feed.batches import ordered_users, ranks_within, user_batch
+from mmrec.feed.histories import Histories
+from mmrec.inference.encoding import encode_histories, evaluating
+from mmrec.inference.vectors import ItemVectors, Reference, Resolved, ResolvedVectors
+from mmrec.model.recommender import RecommenderModel
+from mmrec.storage import RaggedArray
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user and the candidates to score for them.
+
+    Args:
+        request_id: comes back with every score.
+        candidates: item ids of the catalogue and/or new posts.
+        user_id: a user the feed knows, whose whole history counts; or
+        history: the items and posts a user chose, oldest first; may be empty.
+    """
+
+    request_id: str
+    candidates: Sequence[Reference]
+    user_id: str | int | None = None
+    history: Sequence[Reference] | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to one request, candidates in the order given.
+
+    Args:
+        request_id: as asked.
+        candidates: as asked.
+        scores: shape (candidates,), NaN where a candidate has none.
+        ranks: shape (candidates,), 1 for the highest score, 0 where there is none.
+        present: modalities of each candidate.
+        error_messages: of each candidate, None where it was scored.
+        request_error: why nothing was scored, or None.
+    """
+
+    request_id: str
+    candidates: Sequence[Reference]
+    scores: npt.NDArray[np.float32]
+    ranks: npt.NDArray[np.int64]
+    present: Sequence[tuple[str, ...]]
+    error_messages: Sequence[str | None]
+    request_error: str | None
+
+
+@dataclass(frozen=True)
+class RequestUsers:
+    """Who asks.
+
+    Args:
+        vectors: shape (users, interests, width), score-ready.
+        seen: of each user, the item rows of their history.
+        error_messages: of each user, why the history cannot be used, or None.
+    """
+
+    vectors: Float[Tensor, "users interests width"]
+    seen: Sequence[npt.NDArray[np.int64]]
+    error_messages: Sequence[str | None]
+
+
+class Scoring:
+    """Scores requests, each distinct post of a group of requests encoded once.
+
+    Args:
+        model: the recommender.
+        vectors: gives vectors of items and posts.
+        histories: the feed's interactions.
+        history_length: most recent events a history is cut to.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        model: RecommenderModel,
+        vectors: ItemVectors,
+        histories: Histories,
+        *,
+        history_length: int,
+        device: torch.device,
+    ) -> None:
+        self._model, self._vectors, self._histories = model, vectors, histories
+        self._length, self._device = history_length, device
+
+    def score(self, requests: Iterable[Request], *, group: int = 64) -> Iterator[Scored]:
+        """Yield the answer to each request, in order; ``group`` of them are encoded together."""
+        waiting: list[Request] = []
+        for request in requests:
+            waiting.append(request)
+            if len(waiting) == group:
+                yield from self._group(waiting)
+                waiting = []
+        if waiting:
+            yield from self._group(waiting)
+
+    def _group(self, requests: Sequence[Request]) -> Iterator[Scored]:
+        users = self.users(requests)
+        resolved = self._vectors.resolve([reference for request in requests for reference in request.candidates])
+        entries = iter(resolved.references)
+        for index, request in enumerate(requests):
+            candidates = [next(entries) for _ in request.candidates]
+            yield _answer(request, candidates, users.vectors[index], resolved, users.error_messages[index])
+
+    def users(self, requests: Sequence[Request]) -> RequestUsers:
+        """Return who asks: vectors, known items of each history, and why a history cannot be used."""
+        pasts = [self._past(request) for request in requests]
+        resolved = self._vectors.resolve([reference for past in pasts for reference in past.references])
+        entries = iter(resolved.references)
+        seen = [[next(entries) for _ in past.references] for past in pasts]
+        errors = [
+            past.error_message or next((entry.error_message for entry in entries if entry.error_message), None)
+            for past, entries in zip(pasts, seen, strict=True)
+        ]
+        return RequestUsers(self._user_vectors(pasts, seen, resolved.vectors), [p.seen for p in pasts], errors)
+
+    def _past(self, request: Request) -> _Past:
+        if (request.user_id is None) == (request.history is None):
+            error = RequestError("either user_id or history", got="both or neither", where=request.request_id)
+            return _Past([], None, _NOTHING, str(error))
+        if request.history is not None:
+            seen = self._vectors.known_rows(request.history)
+            return _Past(list(request.history)[-self._length :], None, seen, None)
+        try:
+            user = self._histories.row(request.user_id)
+        except MmrecError as error:
+            return _Past([], None, _NOTHING, str(error))
+        events = self._recent(np.array([user])).values.astype(np.int64)
+        everything = slice(int(self._histories.offsets[user]), int(self._histories.offsets[user + 1]))
+        seen = np.unique(self._histories.item_rows[everything])
+        return _Past(self._vectors.ids(self._histories.item_rows[events]), events, seen, None)
+
+    def _recent(self, user_rows: npt.NDArray[np.int64]) -> RaggedArray:
+        stops = self._histories.offsets[user_rows + 1]
+        starts = np.maximum(self._histories.offsets[user_rows], stops - self._length)
+        offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
+        return RaggedArray(np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts), offsets)
+
+    def _user_vectors(
+        self, pasts: Sequence[_Past], seen: Sequence[Sequence[Resolved]], vectors: Float[Tensor, "distinct width"]
+    ) -> Float[Tensor, "users interests width"]:
+        """Encode histories of the feed with their times and events, and explicit ones as a bare order."""
+        items = (vectors if len(vectors) else vectors.new_zeros(1, self._model.width)).to(self._device)
+        known = np.array([past.events is not None for past in pasts], dtype=bool)
+        found: dict[int, Tensor] = {}
+        for index, bare in ((np.flatnonzero(known).tolist(), False), (np.flatnonzero(~known).tolist(), True)):
+            if len(index) == 0:
+                continue
+            usable = [[entry.position for entry in seen[i] if entry.position >= 0] for i in index]
+            lengths = np.array([len(past) for past in usable], dtype=np.int64)
+            flat = np.array([position for past in usable for position in past], dtype=np.int64)
+            if bare:
+                users = ordered_users(flat, lengths)
+            else:
+                events = np.concatenate([pasts[i].events for i in index if pasts[i].events is not None])
+                instants = ranks_within(np.asarray(self._histories.timestamps[events]), lengths)
+                users = user_batch(self._histories, events, lengths, item_positions=flat, instants=instants)
+            with evaluating(self._model):
+                encoded = self._model.encode_users(users.to(self._device), items).vectors.float().cpu()
+            found |= dict(zip(index, encoded, strict=True))
+        return torch.stack([found[i] for i in range(len(pasts))])
+
+    def feed_user_vectors(
+        self, user_rows: npt.NDArray[np.int64], item_embeddings: Float[Tensor, "items width"]
+    ) -> Float[Tensor, "users interests width"]:
+        """Return the score-ready vectors of users of the feed after their whole history, on the CPU."""
+        return encode_histories(
+            self._model, self._histories, self._recent(user_rows), item_embeddings, device=self._device
+        )
+
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Past:
+    references: Sequence[Reference]
+    events: npt.NDArray[np.int64] | None
+    seen: npt.NDArray[np.int64]
+    error_message: str | None
+
+
+def _answer(
+    request: Request,
+    candidates: Sequence[Resolved],
+    user: Float[Tensor, "interests width"],
+    resolved: ResolvedVectors,
+    reason: str | None,
+) -> Scored:
+    scores = np.full(len(candidates), np.nan, dtype=np.float32)
+    known = np.array([entry.position >= 0 and reason is None for entry in candidates], dtype=bool)
+    if known.any():
+        positions = torch.tensor([entry.position for entry, usable in zip(candidates, known, strict=True) if usable])
+        scores[known] = (user @ resolved.vectors[positions].T).amax(dim=0).numpy()
+    ranks = np.zeros(len(candidates), dtype=np.int64)
+    order = np.argsort(-scores[known], kind="stable")
+    ranks[np.flatnonzero(known)[order]] = np.arange(1, len(order) + 1)
+    return Scored(
+        request_id=request.request_id,
+        candidates=request.candidates,
+        scores=scores,
+        ranks=ranks,
+        present=[entry.present for entry in candidates],
+        error_messages=[reason or entry.error_message for entry in candidates],
+        request_error=reason,
+    )

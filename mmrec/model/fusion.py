@@ -1,0 +1,183 @@
+"""Fusion: the tokens of an item's modalities to one vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmrec.model.tokens import ItemTokens
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Tokens of items to item vectors of norm about one.
+
+    An item's vector depends on that item's own tokens only: not on the other items of the batch, nor on padding, nor
+    on the order of its pictures.  An item with nothing gets a finite vector.
+    """
+
+    def __call__(self, tokens: ItemTokens) -> Tensor:
+        """Return the items' vectors, shape (items, dim)."""
+        ...
+
+
+class BottleneckFusion(nn.Module):
+    """Gated summaries, to which a few latent tokens add what they read from all tokens by cross-attention.
+
+    At the start the vector is the mean of the normalised, projected summaries, so that the similarity of frozen
+    features is there from the first step; both residual branches grow from near zero.  After the attention bottleneck
+    of Perceiver (Jaegle et al., 2021) and MBT (Nagrani et al., 2021).
+
+    Args:
+        dim: width.
+        num_modalities: size of the modality axis of the tokens.
+        num_latents: latent tokens.
+        num_layers: layers of cross-attention and feed-forward.
+        num_heads: attention heads.
+        dropout: dropout on each branch.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_modalities: int,
+        num_latents: int = 4,
+        num_layers: int = 1,
+        num_heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.base = GatedSummary(dim=dim, num_modalities=num_modalities, dropout=dropout)
+        self.latents = nn.Parameter(torch.randn(num_latents, dim))
+        self.context = nn.Linear(dim, dim)
+        self.layers = nn.ModuleList(
+            BottleneckLayer(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
+        )
+        self.latent_norm = nn.LayerNorm(dim)
+        self.readout = nn.Linear(num_latents * dim, dim)
+        _start_small(self.readout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
+        """Return the items' vectors."""
+        base = self.base(tokens)
+        # Each item asks with what its summaries already say, so that a caption decides which patches are read.
+        latents = self.latents + self.context(base).unsqueeze(1)
+        for layer in self.layers:
+            latents = layer(latents, tokens)
+        vectors: Tensor = self.norm(base + self.readout(self.latent_norm(latents).flatten(1)))
+        return vectors / math.sqrt(vectors.shape[1])
+
+
+class ConcatFusion(nn.Module):
+    """Summaries side by side, zeros where missing, and presence flags, through a perceptron.
+
+    Args:
+        dim: width.
+        num_modalities: size of the modality axis of the tokens.
+        dropout: dropout on the hidden layer.
+    """
+
+    def __init__(self, *, dim: int, num_modalities: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = num_modalities * (dim + 1)
+        self.linear = nn.Linear(width, dim)
+        with torch.no_grad():
+            # The start is the mean of the summaries, as with the bottleneck, so that the two compare fairly.
+            summaries = torch.eye(dim).repeat(1, num_modalities) / num_modalities
+            self.linear.weight.copy_(torch.cat([summaries, self.linear.weight[:, num_modalities * dim :]], dim=1))
+        self.hidden = Perceptron(input_dim=width, hidden_dim=2 * dim, dim=dim, dropout=dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
+        """Return the items' vectors."""
+        flags = tokens.present.to(tokens.summaries.dtype)
+        inputs = torch.cat([tokens.summaries.flatten(1), flags], dim=1)
+        vectors: Tensor = self.norm(self.linear(inputs) + self.hidden(inputs))
+        return vectors / math.sqrt(vectors.shape[1])
+
+
+class GatedSummary(nn.Module):
+    """Summaries of the modalities an item has, weighted by dimension and by presence pattern, plus a perceptron."""
+
+    def __init__(self, *, dim: int, num_modalities: int, dropout: float) -> None:
+        super().__init__()
+        self.gate = nn.Linear(num_modalities, num_modalities * dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.empty = nn.Parameter(torch.randn(dim))
+        self.hidden = Perceptron(input_dim=num_modalities * (dim + 1), hidden_dim=2 * dim, dim=dim, dropout=dropout)
+
+    def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
+        """Return shape (items, dim), coordinates about one."""
+        summaries, present = tokens.summaries, tokens.present
+        flags = present.to(summaries.dtype)
+        logits: Tensor = self.gate(flags).view_as(summaries)
+        logits = logits.masked_fill(~present.unsqueeze(-1), torch.finfo(logits.dtype).min)
+        base = (logits.softmax(dim=1) * summaries).sum(dim=1) + ~present.any(dim=1, keepdim=True) * self.empty
+        joint = self.hidden(torch.cat([summaries.flatten(1), flags], dim=1))
+        return torch.add(base, joint)
+
+
+class BottleneckLayer(nn.Module):
+    """Latents read tokens, then think: pre-norm cross-attention and feed-forward."""
+
+    def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.hidden_norm = nn.LayerNorm(dim)
+        self.hidden = Perceptron(input_dim=dim, hidden_dim=2 * dim, dim=dim, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, latents: Float[Tensor, "items latents dim"], tokens: ItemTokens
+    ) -> Float[Tensor, "items latents dim"]:
+        """Return the latents after one layer."""
+        # Keys and values once per distinct content token; items share them through one gather.
+        block = functional.embedding(tokens.index, self.key_value(tokens.states))
+        keys, values = (self._by_head(half) for half in block.chunk(2, dim=2))
+        queries = self._by_head(self.query(self.query_norm(latents)))
+        mask = tokens.valid[:, None, None, :].expand(-1, 1, queries.shape[2], -1)
+        read = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        latents = latents + self.dropout(self.output(read.transpose(1, 2).flatten(2)))
+        return torch.add(latents, self.hidden(self.hidden_norm(latents)))
+
+    def _by_head(self, rows: Float[Tensor, "items tokens dim"]) -> Float[Tensor, "items heads tokens head_dim"]:
+        head_dim = rows.shape[2] // self.num_heads
+        return rows.view(*rows.shape[:2], self.num_heads, head_dim).transpose(1, 2)
+
+
+class Perceptron(nn.Module):
+    """One gated hidden layer (GEGLU: Shazeer, 2020), whose products are what conjunctions of modalities need.
+
+    Its output starts small: it is a residual branch that grows.
+    """
+
+    def __init__(self, *, input_dim: int, hidden_dim: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(input_dim, 2 * hidden_dim)
+        self.outer = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        _start_small(self.outer)
+
+    def forward(self, inputs: Float[Tensor, "*rows input_dim"]) -> Float[Tensor, "*rows dim"]:
+        """Apply to the last axis."""
+        hidden, gate = self.inner(inputs).chunk(2, dim=-1)
+        outputs: Tensor = self.dropout(self.outer(hidden * functional.gelu(gate)))
+        return outputs
+
+
+def _start_small(linear: nn.Linear) -> None:
+    """Make outputs about 0.2 for inputs of about one, whatever the width."""
+    nn.init.normal_(linear.weight, std=0.2 / math.sqrt(linear.in_features))
+    nn.init.zeros_(linear.bias)

@@ -1,0 +1,74 @@
+"""Hiding parts of items, before anything is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmrec.batch import Content, IdContent, ImageContent, Parts, TextContent, TokenStates, VectorContent
+
+
+def presence(parts: Mapping[str, Parts], modalities: Sequence[str], like: Tensor) -> Bool[Tensor, "items modalities"]:
+    """Return which items have at least one part of each modality.
+
+    Args:
+        parts: by modality.
+        modalities: order of the second axis.
+        like: shape (items,), any tensor on the batch's device.
+    """
+    present = torch.zeros(len(like), len(modalities), dtype=torch.bool, device=like.device)
+    for column, name in enumerate(modalities):
+        if name in parts:
+            present[parts[name].item_index, column] = True
+    return present
+
+
+def draw_dropped(
+    present: Bool[Tensor, "items modalities"], *, share: float, noise: Float[Tensor, "items modalities_and_one"]
+) -> Bool[Tensor, "items modalities"]:
+    """Choose one modality to hide from a share of the items that have several; none ever loses its last.
+
+    Args:
+        present: which item has what.
+        share: share of items with several modalities that lose one.
+        noise: uniform in [0, 1), one column more than ``present``: the last decides whether, the others which.
+    """
+    loses = (noise[:, -1] < share) & (present.sum(dim=1) > 1)
+    which = noise[:, :-1].masked_fill(~present, -1.0).argmax(dim=1)
+    columns = torch.arange(present.shape[1], device=present.device)
+    return loses.unsqueeze(1) & (columns == which.unsqueeze(1))
+
+
+def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
+    """Remove the parts of the hidden items, and the contents nobody shows any more; None when nothing is left."""
+    kept = ~hidden[parts.item_index]
+    item_index, content_index = parts.item_index[kept], parts.content_index[kept]
+    if not len(item_index):
+        return None
+    used = torch.zeros(len(parts.content), dtype=torch.bool, device=hidden.device)
+    used[content_index] = True
+    if bool(used.all()):
+        return Parts(content=parts.content, item_index=item_index, content_index=content_index)
+    content_index = (used.cumsum(0) - 1)[content_index]
+    return Parts(content=_select(parts.content, used), item_index=item_index, content_index=content_index)
+
+
+def _select(content: Content, used: Bool[Tensor, " contents"]) -> Content:
+    match content:
+        case ImageContent():
+            return ImageContent(pixels=content.pixels[used])
+        case VectorContent():
+            return VectorContent(vectors=content.vectors[used])
+        case IdContent():
+            return IdContent(item_rows=content.item_rows[used], counts=content.counts[used])
+        case TextContent():
+            return TextContent(token_ids=content.token_ids[_rows(used, content.lengths)], lengths=content.lengths[used])
+        case TokenStates():
+            return TokenStates(states=content.states[_rows(used, content.lengths)], lengths=content.lengths[used])
+
+
+def _rows(used: Bool[Tensor, " contents"], lengths: Int[Tensor, " contents"]) -> Bool[Tensor, " total"]:
+    return torch.repeat_interleave(used, lengths)

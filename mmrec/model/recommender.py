@@ -1,0 +1,108 @@
+"""The whole model: encode items, encode users, score."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmrec.batch import HistoryBatch, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
+from mmrec.model.item_encoder import EncodedItems, ItemEncoder, Views
+from mmrec.model.scorer import Scorer
+from mmrec.model.user_encoder import UserEncoder
+
+
+class RecommenderModel(nn.Module):
+    """Three verbs, and ``forward`` for training.
+
+    Args:
+        item_encoder: items to vectors.
+        user_encoder: histories of such vectors to states.
+        scorer: vectors and states to score-ready vectors.
+        contrastive_items: at most this many items of a training batch are also seen from one modality at a time.
+        contrastive_modalities: the two that the contrastive loss compares; off where the model lacks one.
+    """
+
+    def __init__(
+        self,
+        *,
+        item_encoder: ItemEncoder,
+        user_encoder: UserEncoder,
+        scorer: Scorer,
+        contrastive_items: int = 0,
+        contrastive_modalities: tuple[str, str] = ("text", "image"),
+    ) -> None:
+        super().__init__()
+        assert item_encoder.dim == scorer.dim
+        self.item_encoder = item_encoder
+        self.user_encoder = user_encoder
+        self.scorer = scorer
+        self.dim, self.width = scorer.dim, scorer.width
+        self.contrastive_modalities = contrastive_modalities
+        comparable = all(name in item_encoder.modalities for name in contrastive_modalities)
+        self.contrastive_items = contrastive_items if comparable else 0
+
+    def encode_items(self, items: ItemBatch) -> Float[Tensor, "items width"]:
+        """Return score-ready vectors of distinct items."""
+        return self.scorer.item_vectors(self.item_encoder(items))
+
+    def encode_users(self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]) -> UserStates:
+        """Return score-ready vectors of users, after the whole history and after each slot of it.
+
+        Args:
+            users: histories as positions in ``item_embeddings``.
+            item_embeddings: what ``encode_items`` returned.
+        """
+        states = self.scorer.user_vectors(self._states(users, item_embeddings))
+        stranger = self.scorer.stranger_vector().expand(len(users), 1, -1)
+        vectors = torch.cat([stranger.to(states.dtype), states], dim=1)
+        last = users.valid.sum(dim=1)
+        vectors = vectors[torch.arange(len(users), device=last.device), last]
+        return UserStates(vectors=vectors.unsqueeze(1), states=states, valid=users.valid)
+
+    def score(
+        self, users: UserStates, item_embeddings: Float[Tensor, "candidates width"]
+    ) -> dict[str, Float[Tensor, "users candidates"]]:
+        """Return the scores of every candidate for every user, by action."""
+        scores: dict[str, Tensor] = self.scorer(users, item_embeddings)
+        return scores
+
+    def forward(self, batch: HistoryBatch) -> ModelOutput:
+        """Encode the batch's distinct items once; give each target the user vector that predicts it."""
+        encoded = self.item_encoder.encode(batch.items)
+        item_embeddings = self.scorer.item_vectors(encoded.vectors)
+        states = self._states(batch.users, item_embeddings)
+        views = self._views(encoded)
+        return ModelOutput(
+            item_embeddings=item_embeddings,
+            target_vectors=self._target_vectors(states, batch.targets),
+            views={name: functional.normalize(vectors, dim=1, eps=1e-6) for name, vectors in views.vectors.items()},
+            view_contents=views.contents,
+        )
+
+    def _states(
+        self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]
+    ) -> Float[Tensor, "users time dim"]:
+        if not users.valid.numel():
+            return item_embeddings.new_zeros(*users.valid.shape, self.dim)
+        vectors = functional.embedding(users.item_positions, self.scorer.content(item_embeddings))
+        states: Tensor = self.user_encoder(users, vectors)
+        return states
+
+    def _target_vectors(
+        self, states: Float[Tensor, "users time dim"], targets: Targets
+    ) -> Float[Tensor, "targets width"]:
+        """Pick the predicting states; ``time_index`` -1 means "no history yet"."""
+        num_users, time, dim = states.shape
+        slots = targets.user_index * time + targets.time_index.clamp(min=0)
+        chosen = self.scorer.user_vectors(functional.embedding(slots, states.reshape(num_users * time, dim)))
+        known = (targets.time_index >= 0).unsqueeze(1)
+        return torch.where(known, chosen, self.scorer.stranger_vector().to(chosen.dtype))
+
+    def _views(self, encoded: EncodedItems) -> Views:
+        if not (self.training and self.contrastive_items and encoded.tokens is not None):
+            return Views(vectors={}, contents={})
+        return self.item_encoder.views(
+            encoded.tokens, modalities=self.contrastive_modalities, limit=self.contrastive_items
+        )

@@ -1,0 +1,96 @@
+"""Scores: one inner product of score-ready vectors, so that training, scoring, export and search agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmrec.batch import UserStates
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
+DEFAULT_ACTION = "next"
+"""Name of the action ``NEXT``."""
+
+
+class Scorer(nn.Module):
+    """Make vectors score-ready and compare them.
+
+    Args:
+        dim: width of fused item vectors and user states.
+        similarity: ``cosine``: unit vectors over a learned temperature; ``dot``: as they are.
+        temperature: initial temperature of the cosine; stays between 0.01 and 1.
+        item_bias: add one coordinate, a bias read off the item's vector (a new post has one too); a user's is 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        similarity: Literal["cosine", "dot"] = "cosine",
+        temperature: float = 0.05,
+        item_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.width = dim + int(item_bias)
+        self.similarity = similarity
+        self.temperature_logit = nn.Parameter(torch.tensor(_logit(temperature))) if similarity == "cosine" else None
+        self.bias = nn.Linear(dim, 1) if item_bias else None
+        if self.bias is not None:
+            nn.init.zeros_(self.bias.weight)
+            nn.init.zeros_(self.bias.bias)
+        self.stranger = nn.Parameter(torch.zeros(dim))
+
+    def temperature(self) -> Float[Tensor, ""]:
+        """Return the temperature; 1 for the inner product.  Its logarithm moves between the limits, never sticks."""
+        if self.temperature_logit is None:
+            return torch.ones_like(self.stranger[0])
+        low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+        return torch.exp(low + (high - low) * torch.sigmoid(self.temperature_logit))
+
+    def item_vectors(self, fused: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
+        """Return score-ready item vectors: the content coordinates, then the bias."""
+        content = self._unit(fused)
+        if self.bias is None:
+            return content
+        # Coordinates of about one let the bias learn as fast as everything else.
+        return torch.cat([content, self.bias(content * self.dim**0.5).to(content.dtype)], dim=1)
+
+    def content(self, item_embeddings: Float[Tensor, "items width"]) -> Float[Tensor, "items dim"]:
+        """Return score-ready item vectors without the bias: what histories and searches by content compare."""
+        return item_embeddings[:, : self.dim]
+
+    def user_vectors(self, states: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows width"]:
+        """Return score-ready user vectors: over the temperature, then 1 for the bias."""
+        return self._with_one(self._unit(states) / self.temperature().to(states.dtype))
+
+    def stranger_vector(self) -> Float[Tensor, " width"]:
+        """Return the score-ready vector of a user with no history; before training it scores by the bias alone."""
+        return self._with_one(self.stranger * self.dim**0.5)
+
+    def forward(
+        self, users: UserStates, item_embeddings: Float[Tensor, "candidates width"]
+    ) -> dict[str, Float[Tensor, "users candidates"]]:
+        """Return scores by action; of several interests the best counts."""
+        vectors = users.vectors
+        if vectors.shape[1] == 1:
+            return {DEFAULT_ACTION: vectors[:, 0] @ item_embeddings.T}
+        return {DEFAULT_ACTION: (vectors @ item_embeddings.T).amax(dim=1)}
+
+    def _unit(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        return functional.normalize(vectors, dim=-1, eps=1e-6) if self.similarity == "cosine" else vectors
+
+    def _with_one(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows width"]:
+        return vectors if self.bias is None else functional.pad(vectors, (0, 1), value=1.0)
+
+
+def _logit(temperature: float) -> float:
+    """Where between the limits, on a logarithmic scale, as a logit."""
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    share = min(max((math.log(temperature) - low) / (high - low), 0.001), 0.999)
+    return math.log(share / (1 - share))

@@ -1,0 +1,212 @@
+"""Logarithm of a sum over many candidates, without ever holding all of their scores.
+
+The forward pass keeps a running sum and a running mean candidate (the gradient to the target), so that a frozen
+catalogue costs two matrix products; candidates that learn cost two more in the backward pass, which scores each block
+again.  The running rescaling is that of online softmax (Milakov and Gimelshein, 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmrec.objectives.negatives import Pairs
+from mmrec.objectives.terms import wide
+
+CPU_BLOCK = (512, 1024)
+"""Targets and candidates of a block that stays in a core's cache: scores and probabilities, 4 MB in float32."""
+DEVICE_BLOCK = 1 << 24
+"""Scores of a block elsewhere: with the probabilities, 128 MB in float32."""
+
+
+def weighted_logsumexp(
+    target_vectors: Float[Tensor, "targets dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    *,
+    chunk: int,
+    log_weights: Float[Tensor, " candidates"] | None = None,
+    unweighted: Pairs | None = None,
+    excluded: Pairs | None = None,
+) -> Float[Tensor, " targets"]:
+    """Return ``log sum_j w_j exp(target . candidate_j)`` for each target, in float32 or wider; -inf for no candidate.
+
+    Gradients go to ``target_vectors`` and ``candidates`` and are exact; there is none of second order.
+
+    Args:
+        target_vectors: shape (targets, dim).
+        candidates: shape (candidates, dim); any float type if they need no gradient.
+        chunk: candidates scored at once, at most.
+        log_weights: shape (candidates,), log w_j, -inf leaves a candidate out; None weighs all alike.
+        unweighted: pairs whose weight is 1 whatever ``log_weights`` says.
+        excluded: pairs left out, whatever else is said of them.
+    """
+    target_vectors = wide(target_vectors)
+    if candidates.requires_grad:
+        candidates = candidates.to(target_vectors.dtype)
+    if log_weights is not None:
+        log_weights = log_weights.detach().to(target_vectors.dtype).clamp_min(_lowest(target_vectors))
+    plan = _Plan.make(target_vectors, candidates, chunk, log_weights, unweighted, excluded)
+    needs_mean = torch.is_grad_enabled() and target_vectors.requires_grad
+    result = _LogSumExp.apply(target_vectors, candidates, plan, needs_mean)
+    return cast(Tensor, result)
+
+
+@dataclass(frozen=True)
+class _BlockPairs:
+    """Pairs by block: those of block ``b`` are ``offsets[bounds[b] : bounds[b + 1]]``, flat places in the block."""
+
+    offsets: Int[Tensor, " pairs"]
+    bounds: list[int]
+
+    @classmethod
+    def make(cls, pairs: Pairs, num_targets: int, num_candidates: int, rows: int, columns: int) -> _BlockPairs:
+        row_blocks, column_blocks = -(-num_targets // rows), -(-num_candidates // columns)
+        row_block, column_block = pairs.target_index // rows, pairs.item_index // columns
+        widths = (num_candidates - column_block * columns).clamp(max=columns)
+        offsets = (pairs.target_index % rows) * widths + pairs.item_index % columns
+        block, order = torch.sort(column_block * row_blocks + row_block)
+        edges = torch.arange(row_blocks * column_blocks + 1, device=block.device)
+        return cls(offsets[order], torch.searchsorted(block, edges).tolist())
+
+    def of(self, block: int) -> Int[Tensor, " block_pairs"]:
+        return self.offsets[self.bounds[block] : self.bounds[block + 1]]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How scores are cut into blocks, and what is done to each of them."""
+
+    rows: int
+    columns: int
+    log_weights: Tensor | None
+    unweighted: _BlockPairs | None
+    excluded: _BlockPairs | None
+
+    @classmethod
+    def make(
+        cls,
+        targets: Tensor,
+        candidates: Tensor,
+        chunk: int,
+        log_weights: Tensor | None,
+        unweighted: Pairs | None,
+        excluded: Pairs | None,
+    ) -> _Plan:
+        assert chunk > 0
+        on_cpu = targets.device.type == "cpu"
+        columns = max(min(chunk, len(candidates), CPU_BLOCK[1] if on_cpu else chunk), 1)
+        rows = max(min(len(targets), CPU_BLOCK[0] if on_cpu else DEVICE_BLOCK // columns), 1)
+
+        def by_block(pairs: Pairs | None) -> _BlockPairs | None:
+            if pairs is None or len(pairs) == 0:
+                return None
+            return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns)
+
+        return cls(
+            rows, columns, log_weights, by_block(unweighted) if log_weights is not None else None, by_block(excluded)
+        )
+
+    def blocks(
+        self, targets: Tensor, chunk: Tensor, start: int, buffers: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield rows, probabilities within the block and logarithm of its sum, for each block of one chunk.
+
+        The probabilities are overwritten by the next block's.  torch's softmax does the work: it is one pass over the
+        scores, and twice as fast as subtraction, exponential and sum one by one.
+        """
+        for first in range(0, len(targets), self.rows):
+            rows = slice(first, min(first + self.rows, len(targets)))
+            scores, probabilities = (
+                flat[: (rows.stop - first) * len(chunk)].view(-1, len(chunk)) for flat in buffers.unbind()
+            )
+            torch.mm(targets[rows], chunk.T, out=scores)
+            self._weigh(scores, start // self.columns * -(-len(targets) // self.rows) + first // self.rows, start)
+            highest = scores.amax(1, keepdim=True)
+            torch.softmax(scores, 1, out=probabilities)
+            yield rows, probabilities, highest - probabilities.amax(1, keepdim=True).log()
+
+    def _weigh(self, scores: Tensor, block: int, start: int) -> None:
+        """Add the candidates' logarithmic weights to the scores of a block, and take out what is excluded."""
+        flat = scores.view(-1)
+        if self.log_weights is not None:
+            weights = self.log_weights[start : start + scores.shape[1]]
+            if self.unweighted is None:
+                scores.add_(weights)
+            else:
+                places = self.unweighted.of(block)
+                kept = flat[places]
+                scores.add_(weights)
+                flat[places] = kept
+        if self.excluded is not None:
+            flat.index_fill_(0, self.excluded.of(block), _lowest(scores))
+
+    def buffers(self, like: Tensor) -> Tensor:
+        """Return room for the scores and the probabilities of a block."""
+        return like.new_empty(2, self.rows * self.columns)
+
+
+def _lowest(like: Tensor) -> float:
+    """Stands for -inf, which would make NaN of a block without a candidate; far enough from overflow to add to."""
+    return torch.finfo(like.dtype).min / 4
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, candidates: Tensor, plan: _Plan, needs_mean: bool) -> Tensor:
+        with torch.autocast(targets.device.type, enabled=False):
+            total, mean = _accumulate(targets, candidates, plan, needs_mean=needs_mean)
+        ctx.plan = plan
+        ctx.save_for_backward(targets, candidates, total, mean)
+        return total.squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        targets, candidates, total, mean = ctx.saved_tensors
+        grad = grad.unsqueeze(1)
+        with torch.autocast(targets.device.type, enabled=False):
+            to_targets = mean * grad if ctx.needs_input_grad[0] else None
+            to_candidates = None
+            if ctx.needs_input_grad[1]:
+                to_candidates = _candidate_gradient(targets, candidates, total, grad, ctx.plan)
+        return to_targets, to_candidates, None, None
+
+
+def _accumulate(targets: Tensor, candidates: Tensor, plan: _Plan, *, needs_mean: bool) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of the sum, shape (targets, 1), and the mean candidate, shape (targets, dim) or empty."""
+    total = targets.new_full((len(targets), 1), _lowest(targets))
+    mean = torch.zeros_like(targets) if needs_mean else targets.new_empty(0)
+    buffers = plan.buffers(targets)
+    block_mean = targets.new_empty(plan.rows, targets.shape[1])
+    for start in range(0, len(candidates), plan.columns):
+        chunk = candidates[start : start + plan.columns].to(targets.dtype)
+        for rows, probabilities, block_total in plan.blocks(targets, chunk, start, buffers):
+            before = total[rows]
+            after = torch.logaddexp(before, block_total)
+            if needs_mean:
+                torch.mm(probabilities, chunk, out=block_mean[: len(after)])
+                shares = (before - after).exp(), (block_total - after).exp()
+                mean[rows].mul_(shares[0]).addcmul_(block_mean[: len(after)], shares[1])
+            total[rows] = after
+    none = total <= _lowest(targets) / 2
+    return total.masked_fill_(none, -torch.inf), mean.masked_fill_(none, 0.0) if needs_mean else mean
+
+
+def _candidate_gradient(targets: Tensor, candidates: Tensor, total: Tensor, grad: Tensor, plan: _Plan) -> Tensor:
+    """Score every block again and add up each candidate's share of the gradient, shape (candidates, dim)."""
+    gradient = torch.zeros_like(candidates)
+    scaled = targets * grad
+    total = total.masked_fill(total.isneginf(), torch.inf)  # no candidate, no share
+    buffers = plan.buffers(targets)
+    for start in range(0, len(candidates), plan.columns):
+        part = slice(start, start + plan.columns)
+        for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, buffers):
+            share = (block_total - total[rows]).exp()
+            gradient[part].addmm_(probabilities.T, scaled[rows] * share)
+    return gradient

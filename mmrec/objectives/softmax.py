@@ -1,0 +1,102 @@
+"""Softmax losses: over the whole catalogue, and over the items of a batch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmrec.objectives.logsumexp import weighted_logsumexp
+from mmrec.objectives.negatives import Pairs
+from mmrec.objectives.terms import own_scores, weighted_mean
+
+
+def full_softmax_loss(
+    target_vectors: Float[Tensor, "targets dim"],
+    item_embeddings: Float[Tensor, "items dim"],
+    item_rows: Int[Tensor, " items"],
+    item_positions: Int[Tensor, " targets"],
+    bank: Float[Tensor, "catalogue dim"] | None,
+    weight: Float[Tensor, " targets"],
+    *,
+    chunk: int,
+    eligible: Bool[Tensor, " catalogue"] | None = None,
+    excluded: Pairs | None = None,
+) -> Float[Tensor, ""]:
+    """Cross entropy of each target's item against the whole catalogue, averaged by weight.
+
+    A batch's items are scored by their fresh vectors and every other row of the catalogue by the bank's.  Where every
+    row is fresh, this is the dense softmax exactly.  Memory is bounded by ``chunk``, not by the catalogue.
+
+    Args:
+        target_vectors: shape (targets, dim).
+        item_embeddings: shape (items, dim), fresh vectors of distinct items.
+        item_rows: shape (items,), their rows in the catalogue, all >= 0.
+        item_positions: shape (targets,), position of each target's item among the fresh ones.
+        bank: shape (catalogue, dim), a vector for every row, detached or not; None where every row is fresh.
+        weight: shape (targets,).
+        chunk: candidates scored at once, at most.
+        eligible: shape (catalogue,), rows of the bank that count (items held out of training must not); None for all.
+            Fresh items always count.
+        excluded: pairs of a target and a *catalogue row* that is not its negative; a target's own item always stays.
+    """
+    fresh, stored = (None, None) if excluded is None else _by_place(excluded, item_rows, item_positions)
+    total = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh)
+    if bank is not None:
+        log_weights = torch.zeros(len(bank), dtype=total.dtype, device=total.device)
+        if eligible is not None:
+            log_weights.masked_fill_(~eligible, -torch.inf)
+        log_weights[item_rows] = -torch.inf
+        rest = weighted_logsumexp(target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored)
+        total = torch.logaddexp(total, rest)
+    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
+
+
+def in_batch_softmax_loss(
+    target_vectors: Float[Tensor, "targets dim"],
+    item_embeddings: Float[Tensor, "items dim"],
+    item_positions: Int[Tensor, " targets"],
+    log_inclusion: Float[Tensor, " items"],
+    weight: Float[Tensor, " targets"],
+    *,
+    chunk: int,
+    certain: Pairs | None = None,
+    excluded: Pairs | None = None,
+) -> Float[Tensor, ""]:
+    """Cross entropy against the batch's distinct items, corrected for how likely each was to be there.
+
+    The denominator is ``exp(s_positive) + sum over other items j of exp(s_j) / p_j``, whose mean over batches is the
+    sum over all items; the positive is not corrected.  (Idea: logQ correction, Bengio and Senecal 2008; Yi et al. 2019.)
+
+    Args:
+        target_vectors: shape (targets, dim).
+        item_embeddings: shape (items, dim), distinct items.
+        item_positions: shape (targets,), position of each target's item.
+        log_inclusion: shape (items,), log p_j for a user who does not hold the item; see ``log_inclusion_probability``.
+        weight: shape (targets,).
+        chunk: candidates scored at once, at most.
+        certain: pairs of a target and an *item position* that its own user brings along, so that p is 1.
+        excluded: pairs of a target and an *item position* that is not its negative; a target's own item always stays.
+    """
+    own = Pairs(torch.arange(len(item_positions), device=item_positions.device), item_positions)
+    if certain is not None:
+        targets = torch.cat([own.target_index, certain.target_index])
+        own = Pairs(targets, torch.cat([own.item_index, certain.item_index]))
+    if excluded is not None:
+        excluded = excluded.keep(excluded.item_index != item_positions[excluded.target_index])
+    # An item that only its own user can bring has p = 0 for all others; it is never used, but must not make NaN.
+    log_weights = -log_inclusion.clamp_min(-80.0)
+    total = weighted_logsumexp(
+        target_vectors, item_embeddings, chunk=chunk, log_weights=log_weights, unweighted=own, excluded=excluded
+    )
+    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
+
+
+def _by_place(excluded: Pairs, item_rows: Tensor, item_positions: Tensor) -> tuple[Pairs, Pairs]:
+    """Divide pairs by whether their row is fresh: pairs of fresh positions, and pairs of rows of the bank."""
+    rows, order = torch.sort(item_rows)
+    place = torch.searchsorted(rows, excluded.item_index).clamp_max(len(rows) - 1)
+    is_fresh = rows[place] == excluded.item_index
+    fresh = Pairs(excluded.target_index, order[place]).keep(is_fresh)
+    fresh = fresh.keep(fresh.item_index != item_positions[fresh.target_index])
+    return fresh, excluded.keep(~is_fresh)

@@ -1,0 +1,28 @@
+"""Settings of the process itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+SWITCH = "MMREC_KEEP_FREED_MEMORY"
+
+
+def keep_freed_memory() -> None:
+    """Start the process again with an allocator that keeps large freed blocks.
+
+    glibc gives large tensors back to the kernel at every step and asks for them again at the next, which can take
+    longer than the arithmetic.  Its thresholds are read from the environment before Python starts, hence the restart.
+    Set MMREC_KEEP_FREED_MEMORY=0 to leave the allocator alone; values of your own are kept.
+    """
+    if not sys.platform.startswith("linux") or os.environ.get(SWITCH) is not None:
+        return
+    environment = _MALLOC | os.environ | {SWITCH: "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

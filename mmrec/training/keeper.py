@@ -1,0 +1,123 @@
+"""Keeps the checkpoints of one training: what goes into them, when one is whole, which of them stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrec.errors import ArtifactError
+from mmrec.training import checkpoint, snapshot
+from mmrec.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What :meth:`Keeper.begin` found beside what it put back into the model and the optimiser."""
+
+    progress: Progress
+    bank: Tensor | None
+
+
+@dataclass
+class Keeper:
+    """Saves and restores one training.
+
+    Args:
+        folder: where the checkpoints are.
+        model: its trainable parameters, buffers and gradients are kept.
+        optimizer: its state is kept.
+        metric: name of the validation metric, for ``best.json``.
+        keep: newest checkpoints that stay, beside the best.
+        files: written into every checkpoint as they are.
+        base: fingerprints of the frozen weights.
+        saved: name of the newest checkpoint.
+    """
+
+    folder: Path
+    model: nn.Module
+    optimizer: Optimizer
+    metric: str
+    keep: int
+    files: Mapping[str, bytes]
+    base: Mapping[str, str]
+    saved: str = ""
+
+    def begin(self, *, resume: bool, num_batches: int, warn: Callable[[str], None]) -> Restored | None:
+        """Put the newest whole checkpoint into model, optimiser and random number generators; None where there is none.
+
+        Raises:
+            ArtifactError: there are checkpoints but ``resume`` is off, or the newest is of another training.
+        """
+        found = checkpoint.checkpoints(self.folder)
+        if found and not resume:
+            raise ArtifactError(
+                "a folder without checkpoints",
+                got=f"{len(found)} of them",
+                where=str(self.folder),
+                fix="Continue that run with --resume, or choose another folder.",
+            )
+        checkpoint.remove_leftovers(self.folder)
+        latest = checkpoint.latest_checkpoint(self.folder, warn=warn)
+        if latest is not None:
+            return self._restore(latest, num_batches=num_batches)
+        if found:
+            warn("no checkpoint is whole; training starts from the beginning")
+        return None
+
+    def save(self, progress: Progress, *, bank: Tensor | None) -> None:
+        """Write a checkpoint of this position unless there is one, point at the best, delete what is not needed."""
+        name = checkpoint.checkpoint_name(epoch=progress.epoch, batch=progress.batch)
+        if name == self.saved:
+            return
+        tensors = {
+            checkpoint.MODEL: snapshot.model_tensors(self.model),
+            checkpoint.OPTIMIZER: snapshot.optimizer_tensors(self.optimizer),
+            checkpoint.RNG: snapshot.rng_tensors(),
+        }
+        if gradients := snapshot.gradient_tensors(self.model):
+            tensors[checkpoint.GRADIENTS] = gradients
+        if bank is not None:
+            tensors[checkpoint.BANK] = {checkpoint.BANK: bank}
+        groups = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
+        content = checkpoint.Checkpoint(
+            tensors=tensors,
+            state={"progress": progress.to_state(), "base": dict(self.base), "optimizer": groups},
+            files=self.files,
+            best=progress.best_checkpoint,
+        )
+        checkpoint.write_checkpoint(self.folder / name, content)
+        self.saved = name
+        self._point_at_best(progress)
+        checkpoint.prune_checkpoints(self.folder, newest=name, keep=self.keep)
+
+    def _restore(self, path: Path, *, num_batches: int) -> Restored:
+        content = checkpoint.read_checkpoint(path)
+        tensors, where = content.tensors, str(path)
+        if content.state["base"] != dict(self.base):
+            raise ArtifactError(
+                f"the frozen weights {content.state['base']}",
+                got=str(dict(self.base)),
+                where=where,
+                fix="Use the pretrained weights that the run was started with.",
+            )
+        state = cast("dict[str, object]", content.state["progress"])
+        progress = Progress.from_state(state, batches_per_epoch=num_batches, where=where)
+        snapshot.load_model_tensors(self.model, tensors[checkpoint.MODEL], where=where)
+        snapshot.load_optimizer_tensors(self.optimizer, tensors[checkpoint.OPTIMIZER], where=where)
+        snapshot.load_gradient_tensors(self.model, tensors.get(checkpoint.GRADIENTS, {}))
+        snapshot.load_rng_tensors(tensors[checkpoint.RNG])
+        self.saved = path.name
+        self._point_at_best(progress)
+        return Restored(progress, tensors.get(checkpoint.BANK, {}).get(checkpoint.BANK))
+
+    def _point_at_best(self, progress: Progress) -> None:
+        if progress.best is not None:
+            name = progress.best_checkpoint
+            checkpoint.write_best(self.folder, name=name, metric=self.metric, value=progress.best)

@@ -1,0 +1,335 @@
+"""The training loop: batches to gradients to steps, with checkpoints from which it goes on exactly where it was."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrec.batch import HistoryBatch, ModelOutput
+from mmrec.errors import ConfigError, MmrecError, near_names
+from mmrec.training.checkpoint import checkpoint_name
+from mmrec.training.clock import Clock
+from mmrec.training.contract import BatchLoader, Loss, StepReport, TrainResult, TrainSettings
+from mmrec.training.interrupt import Interrupt, interruptible
+from mmrec.training.keeper import Keeper
+from mmrec.training.optimizer import set_rates, warmup_cosine
+from mmrec.training.progress import Progress
+from mmrec.training.tracking import Tracker
+
+
+def train(
+    *,
+    model: nn.Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    loader: BatchLoader,
+    settings: TrainSettings,
+    folder: Path,
+    accelerator: Accelerator,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    refresh_bank: Callable[[], Tensor] | None = None,
+    describe_batch: Callable[[HistoryBatch], Mapping[str, float]] | None = None,
+    trackers: Sequence[Tracker] = (),
+    files: Mapping[str, bytes] | None = None,
+    base: Mapping[str, str] | None = None,
+    resume: bool = False,
+    progress: Callable[[StepReport], None] | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> TrainResult:
+    """Train ``model`` in place; it ends in the last state, not the best.
+
+    A training that was killed and is started again with ``resume`` ends, on a CPU, in the same bits as one that was
+    not.  For that ``model`` must be built with the same initial weights, on ``accelerator.device``, each time.
+
+    Args:
+        model: takes a :class:`HistoryBatch` and gives a :class:`ModelOutput`.
+        loss: output, batch and bank to loss terms.
+        optimizer: over :func:`mmrec.training.optimizer.parameter_groups`.
+        loader: batches by (epoch, index).
+        settings: of this loop.
+        folder: where the checkpoints go.
+        accelerator: device and processes.
+        validate: evaluates the model, which is in evaluation mode, and gives metrics by name.
+        refresh_bank: encodes the catalogue in evaluation mode, shape (catalogue, width).
+        describe_batch: counters of encoding work for the log.
+        trackers: take loss terms, rates, speeds and metrics.
+        files: written into every checkpoint as they are (configuration, id map).
+        base: fingerprint of each frozen base, by modality; a checkpoint of another base is refused.
+        resume: go on from the newest whole checkpoint; from the beginning where there is none.
+        progress: called after every step.
+        warn: takes one sentence for each damaged checkpoint that is passed over.
+
+    Raises:
+        ArtifactError: ``folder`` holds a run and ``resume`` is off; a checkpoint does not fit or cannot be written.
+        ConfigError: the metric is unknown, the loader is empty, or there are several processes.
+        MmrecError: the loss, the gradient or the metric is not finite.
+        KeyboardInterrupt: after a checkpoint of the last whole batch.
+    """
+    if accelerator.num_processes != 1:
+        raise ConfigError("one process", got=str(accelerator.num_processes), fix="Start without a launcher.")
+    if len(loader) == 0:
+        raise ConfigError("at least one batch in an epoch", got="none", fix="Check the split: has it training users?")
+    keeper = Keeper(
+        folder=folder,
+        model=model,
+        optimizer=optimizer,
+        metric=settings.metric,
+        keep=settings.keep_checkpoints,
+        files=files or {},
+        base=base or {},
+    )
+    with interruptible() as interrupt:
+        training = _Training(
+            model=model,
+            loss=loss,
+            optimizer=optimizer,
+            loader=loader,
+            settings=settings,
+            keeper=keeper,
+            accelerator=accelerator,
+            validate=validate,
+            refresh_bank=refresh_bank,
+            describe_batch=describe_batch,
+            trackers=trackers,
+            report=progress,
+            interrupt=interrupt,
+            progress=Progress(batches_per_epoch=len(loader)),
+        )
+        training.begin(resume=resume, warn=warn)
+        try:
+            while not training.finished:
+                training.run_epoch()
+        except KeyboardInterrupt:
+            if not interrupt.held:
+                training.save()
+            raise
+        finally:
+            for tracker in trackers:
+                tracker.close()
+    return training.result()
+
+
+@dataclass
+class _Training:
+    """One call of :func:`train`: what it was given, and what changes as it goes."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    loader: BatchLoader
+    settings: TrainSettings
+    keeper: Keeper
+    accelerator: Accelerator
+    validate: Callable[[], Mapping[str, float]] | None
+    refresh_bank: Callable[[], Tensor] | None
+    describe_batch: Callable[[HistoryBatch], Mapping[str, float]] | None
+    trackers: Sequence[Tracker]
+    report: Callable[[StepReport], None] | None
+    interrupt: Interrupt
+    progress: Progress
+    bank: Tensor | None = None
+    clock: Clock = field(default_factory=Clock)
+
+    def begin(self, *, resume: bool, warn: Callable[[str], None]) -> None:
+        restored = self.keeper.begin(resume=resume, num_batches=len(self.loader), warn=warn)
+        if restored is None:
+            torch.manual_seed(self.settings.seed)
+        else:
+            self.progress, bank = restored.progress, restored.bank
+            self.bank = None if bank is None else bank.to(self.accelerator.device)
+        for tracker in self.trackers:
+            tracker.start(step=self.progress.step, records=self.progress.records)
+
+    @property
+    def finished(self) -> bool:
+        out_of_patience = self.progress.evaluations_since_best >= self.settings.patience
+        return out_of_patience or self.progress.epoch >= self.settings.epochs
+
+    def run_epoch(self) -> None:
+        self.model.train()
+        self.clock.restart()
+        if self.progress.batch < len(self.loader):
+            self._run_batches(self.loader.batches(epoch=self.progress.epoch, start=self.progress.batch))
+        self._finish_epoch()
+
+    def save(self) -> None:
+        self.progress.seconds += self.clock.lap()
+        self.keeper.save(self.progress, bank=self.bank)
+
+    def result(self) -> TrainResult:
+        state = self.progress
+        return TrainResult(
+            best_metric=state.best,
+            best_checkpoint=self.keeper.folder / (state.best_checkpoint or self.keeper.saved),
+            last_checkpoint=self.keeper.folder / self.keeper.saved,
+            epochs=state.epoch,
+            steps=state.step,
+            stopped_early=state.epoch < self.settings.epochs,
+            skipped_batches=state.skipped_batches,
+            seconds=state.seconds,
+            history=list(state.history),
+        )
+
+    def _run_batches(self, batches: Iterator[HistoryBatch]) -> None:
+        while self.progress.batch < len(self.loader):
+            with self.clock.waiting():
+                batch = next(batches)
+            if self.progress.batch % self.settings.accumulate == 0:
+                self._refresh_bank_when_due()
+            with self.interrupt.hold():
+                stepped = self._run_batch(batch)
+            if stepped is not None and self.report is not None:
+                self.report(stepped)
+
+    def _refresh_bank_when_due(self) -> None:
+        step = self.progress.step
+        if self.refresh_bank is None or self.progress.bank_step == step:
+            return
+        if self.bank is None or step % self.settings.bank_refresh == 0:
+            with self._aside():
+                bank = self.refresh_bank()
+            # A tensor made in inference mode cannot take part in autograd; its copy can.
+            self.bank = bank.clone() if bank.is_inference() else bank.detach()
+            self.progress.bank_step = step
+
+    def _run_batch(self, batch: HistoryBatch) -> StepReport | None:
+        """Add one batch's gradient; at the end of its group take a step, log and save as is due."""
+        state, settings = self.progress, self.settings
+        if len(batch.targets) == 0 or not self._accumulate(batch.to(self.accelerator.device, non_blocking=True)):
+            state.skipped_batches += 1
+        state.batch += 1
+        if state.batch % settings.accumulate and state.batch < len(self.loader):
+            return None
+        norm = self._step()
+        terms = state.finish_group()
+        if state.step % settings.log_steps == 0:
+            self._log_step(batch, terms, norm=norm)
+        if settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0:
+            self.save()
+        return StepReport(state.epoch, state.step, self._total_steps, terms.get("loss", math.nan))
+
+    def _accumulate(self, batch: HistoryBatch) -> bool:
+        """Add the gradient of one batch to those of its group; return False where the loss finds no target."""
+        device, precision = self.accelerator.device, self.settings.precision
+        narrow = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow):
+            output = self.model(batch)
+        terms = self.loss(_in_float32(output), batch, self.bank)
+        if terms.num_targets == 0:
+            return False
+        # Weighted by targets and divided by their sum before the step, unequal batches give the mean over all targets.
+        weight = terms.num_targets if self.settings.accumulate > 1 else 1
+        self.accelerator.backward(terms.total * weight)
+        values = _read({"loss": terms.total} | {f"loss/{name}": part for name, part in terms.parts.items()})
+        if not math.isfinite(values["loss"]):
+            self._refuse("a finite loss", ", ".join(f"{name} = {value:g}" for name, value in values.items()))
+        self.progress.add_batch(values, targets=terms.num_targets)
+        self.clock.targets += terms.num_targets
+        return True
+
+    def _step(self) -> float:
+        """Take an optimiser step unless the group had no target; return the gradient's norm before clipping."""
+        state, settings, norm = self.progress, self.settings, math.nan
+        factor = warmup_cosine(state.step, total=self._total_steps, warmup_share=settings.warmup_share)
+        set_rates(self.optimizer, factor=factor)
+        if state.group_targets:
+            parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+            if settings.accumulate > 1:
+                for parameter in parameters:
+                    assert parameter.grad is not None
+                    parameter.grad.div_(state.group_targets)
+            norm = float(self.accelerator.clip_grad_norm_(parameters, settings.clip_norm))
+            if not math.isfinite(norm):
+                self._refuse("a finite gradient", f"norm {norm:g}")
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _log_step(self, batch: HistoryBatch, terms: Mapping[str, float], *, norm: float) -> None:
+        values = {**terms, "learning_rate": max(group["lr"] for group in self.optimizer.param_groups)}
+        values |= {"gradient_norm": norm, "skipped_batches": float(self.progress.skipped_batches)}
+        values |= self.clock.speeds()
+        if self.describe_batch is not None:
+            values |= {f"work/{name}": float(value) for name, value in self.describe_batch(batch).items()}
+        self._log(values)
+
+    def _finish_epoch(self) -> None:
+        state, settings = self.progress, self.settings
+        epoch = state.epoch + 1
+        metrics: dict[str, float] = {}
+        if self.validate is not None and (epoch % settings.evaluate_every == 0 or epoch == settings.epochs):
+            with self._aside():
+                metrics = {name: float(value) for name, value in self.validate().items()}
+        with self.interrupt.hold():
+            if metrics:
+                name = checkpoint_name(epoch=epoch, batch=0)
+                state.judge(self._metric(metrics), checkpoint=name, higher_is_better=settings.higher_is_better)
+            state.finish_epoch(metrics)
+            record = state.history[-1]
+            values = {f"validation/{name}": value for name, value in metrics.items()}
+            self._log({"epoch": float(epoch), "epoch/loss": record["loss"], **values})
+            self.save()
+
+    def _metric(self, metrics: Mapping[str, float]) -> float:
+        name = self.settings.metric
+        if name not in metrics:
+            raise ConfigError(
+                "a validation metric", got=repr(name), where="train.metric", fix=near_names(name, metrics)
+            )
+        if not math.isfinite(metrics[name]):
+            self._refuse(f"a finite {name}", f"{metrics[name]:g}")
+        return metrics[name]
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(self.progress.step, values)
+        self.progress.records += 1
+
+    @property
+    def _total_steps(self) -> int:
+        return self.settings.epochs * math.ceil(len(self.loader) / self.settings.accumulate)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Switch to evaluation mode without gradients, with random numbers that training does not miss."""
+        device = self.accelerator.device
+        devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
+
+    def _refuse(self, expected: str, got: str) -> None:
+        raise MmrecError(
+            expected,
+            got=got,
+            where=f"step {self.progress.step + 1} of epoch {self.progress.epoch + 1}",
+            fix="Lower train.learning_rate, or train with train.precision=float32.",
+        )
+
+
+def _in_float32(output: ModelOutput) -> ModelOutput:
+    """Widen what autocast has narrowed: the softmax over a catalogue needs all its digits."""
+    return replace(
+        output,
+        item_embeddings=output.item_embeddings.float(),
+        target_vectors=output.target_vectors.float(),
+        views={name: view.float() for name, view in output.views.items()},
+    )
+
+
+def _read(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Bring scalars to the host in one transfer."""
+    values: list[float] = torch.stack([term.detach().float() for term in terms.values()]).tolist()
+    return dict(zip(terms, values, strict=True))

@@ -1,0 +1,189 @@
+"""What a training step minimises, put together from the objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmrec.batch import HistoryBatch, ModelOutput, Movable
+from mmrec.errors import ConfigError
+from mmrec.objectives.contrastive import contrastive_loss
+from mmrec.objectives.negatives import Pairs, exclusion_pairs, log_inclusion_probability, window_pairs
+from mmrec.objectives.pairwise import bpr_loss, negative_scores, usable_negatives
+from mmrec.objectives.pointwise import bce_loss, mse_loss
+from mmrec.objectives.softmax import full_softmax_loss, in_batch_softmax_loss
+from mmrec.objectives.terms import own_scores
+
+LossKind = Literal["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss of one batch.
+
+    Args:
+        total: scalar to be minimised.
+        parts: by name, detached scalars before weighting.
+        num_targets: targets of the batch.
+    """
+
+    total: Float[Tensor, ""]
+    parts: Mapping[str, Tensor]
+    num_targets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoss(Movable):
+    """The objective of a run; ``to(device)`` moves what it knows of the feed.
+
+    Args:
+        kind: the main loss.
+        chunk: candidates scored at once, at most (softmax losses).
+        mask_history: leave the items of a target's own history out of its negatives.
+        contrastive_weight: weight of the image-text contrastive loss; 0 switches it off.
+        contrastive_temperature: its temperature.
+        sampled_zeros: ``bce`` takes the batch's sampled negatives for values of 0.
+        num_users: users that batches are drawn from (``in_batch_softmax``).
+        users_with_item: shape (catalogue,), users whose window holds each item (``in_batch_softmax``).
+        eligible: shape (catalogue,), items that may be negatives (``full_softmax``) and that negatives are drawn from
+            (``in_batch_softmax``); None for all.
+
+    Raises:
+        ConfigError: the kind needs something that was not given.
+    """
+
+    kind: LossKind = "full_softmax"
+    chunk: int = 8192
+    mask_history: bool = False
+    contrastive_weight: float = 0.0
+    contrastive_temperature: float = 0.07
+    sampled_zeros: bool = False
+    num_users: int = 0
+    users_with_item: Int[Tensor, " catalogue"] | None = None
+    eligible: Bool[Tensor, " catalogue"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "in_batch_softmax" and (self.users_with_item is None or self.num_users < 1):
+            raise ConfigError(
+                "num_users and users_with_item for the loss 'in_batch_softmax'",
+                where="TrainingLoss",
+                fix="Count the users whose window holds each item.",
+            )
+
+    def __call__(
+        self, output: ModelOutput, batch: HistoryBatch, bank: Float[Tensor, "catalogue dim"] | None = None
+    ) -> LossTerms:
+        """Return the loss of one batch.
+
+        Args:
+            output: what the model made of the batch.
+            batch: the batch itself.
+            bank: shape (catalogue, dim), a vector for every row of the catalogue (``full_softmax``); None where the
+                batch holds the whole catalogue.
+        """
+        main = self._main(output, batch, bank)
+        parts: dict[str, Tensor] = {self.kind: main.detach()}
+        total = main
+        if self.contrastive_weight > 0:
+            contrastive = self._contrastive(output)
+            if contrastive is not None:
+                parts["contrastive"] = contrastive.detach()
+                total = main + self.contrastive_weight * contrastive
+        return LossTerms(total=total, parts=parts, num_targets=len(batch.targets))
+
+    def _main(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
+        items, vectors, targets = output.item_embeddings, output.target_vectors, batch.targets
+        match self.kind:
+            case "full_softmax":
+                return self._full_softmax(output, batch, bank)
+            case "in_batch_softmax":
+                return self._in_batch_softmax(output, batch)
+            case "bpr":
+                return bpr_loss(
+                    vectors,
+                    items,
+                    targets.item_positions,
+                    batch.negatives,
+                    targets.weight,
+                    excluded=self._history(batch),
+                )
+            case "mse":
+                scores = own_scores(vectors, items, targets.item_positions)
+                return mse_loss(scores, targets.value, targets.weight)
+            case "bce":
+                scores = own_scores(vectors, items, targets.item_positions)
+                if not self.sampled_zeros:
+                    return bce_loss(scores, targets.value, targets.weight)
+                return bce_loss(
+                    scores,
+                    targets.value,
+                    targets.weight,
+                    negative_scores=negative_scores(vectors, items, batch.negatives),
+                    usable=usable_negatives(targets.item_positions, batch.negatives, self._history(batch)),
+                )
+
+    def _full_softmax(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
+        rows = batch.items.item_rows
+        history = self._history(batch)
+        return full_softmax_loss(
+            output.target_vectors,
+            output.item_embeddings,
+            rows,
+            batch.targets.item_positions,
+            bank,
+            batch.targets.weight,
+            chunk=self.chunk,
+            eligible=self.eligible,
+            excluded=None if history is None else Pairs(history.target_index, rows[history.item_index]),
+        )
+
+    def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:
+        assert self.users_with_item is not None
+        users, targets, rows = batch.users, batch.targets, batch.items.item_rows
+        drawable = len(self.users_with_item) if self.eligible is None else int(self.eligible.sum())
+        log_inclusion = log_inclusion_probability(
+            self.users_with_item[rows].cpu(),  # float64, which not every device has
+            num_users=self.num_users,
+            batch_users=len(batch.user_rows),
+            negatives=len(batch.negatives),
+            num_items=drawable,
+        )
+        return in_batch_softmax_loss(
+            output.target_vectors,
+            output.item_embeddings,
+            targets.item_positions,
+            log_inclusion.to(rows.device, torch.float32),
+            targets.weight,
+            chunk=self.chunk,
+            certain=window_pairs(users.item_positions, users.valid, targets.user_index, targets.item_positions),
+            excluded=self._history(batch),
+        )
+
+    def _history(self, batch: HistoryBatch) -> Pairs | None:
+        """Pairs of a target and the positions of its own history, or None where these count as negatives."""
+        if not self.mask_history:
+            return None
+        users, targets = batch.users, batch.targets
+        return exclusion_pairs(
+            users.item_positions, users.valid, users.instants, targets.user_index, targets.time_index
+        )
+
+    def _contrastive(self, output: ModelOutput) -> Tensor | None:
+        """Mean over the pairs of modalities that the output has views of; None where it has fewer than two."""
+        losses = [
+            contrastive_loss(
+                output.views[first],
+                output.views[second],
+                output.view_contents[first],
+                output.view_contents[second],
+                temperature=self.contrastive_temperature,
+            )
+            for first, second in combinations(sorted(output.views), 2)
+        ]
+        return torch.stack(losses).mean() if losses else None

@@ -1,0 +1,107 @@
+"""Live objects to plain tensors and back: model, optimiser, gradients, random number generators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrec.errors import ArtifactError
+
+_CPU = "cpu"
+_CUDA = "cuda."
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return trainable parameters and persistent buffers by name; frozen parameters are their base's to keep."""
+    stored = model.state_dict(keep_vars=True)
+    tensors: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return tensors | {name: value for name, value in model.named_buffers() if name in stored}
+
+
+def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy ``tensors``, as :func:`model_tensors` gave them, into ``model``.
+
+    Raises:
+        ArtifactError: names or shapes are not those of the model.
+    """
+    own = model_tensors(model)
+    _demand_names(own, tensors, what="parameters", where=where)
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise ArtifactError(
+                f"{name} of shape {tuple(own[name].shape)}",
+                got=str(tuple(tensor.shape)),
+                where=where,
+                fix="Build the model from the configuration that was trained.",
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as ``parameter name/key``; its groups carry ``names``."""
+    state = optimizer.state
+    return {
+        f"{name}/{key}": value
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for key, value in state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Put ``tensors``, as :func:`optimizer_tensors` gave them, into ``optimizer``; rates and decay stay its own.
+
+    Raises:
+        ArtifactError: they are the state of other parameters.
+    """
+    whole = optimizer.state_dict()
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    position = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        name, _, key = full_name.rpartition("/")
+        if name not in position:
+            raise ArtifactError("the state of a trained parameter", got=repr(name), where=where)
+        state.setdefault(position[name], {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def gradient_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients added up so far, by parameter name."""
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+def load_gradient_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set the gradients that :func:`gradient_tensors` gave; other parameters have none."""
+    for name, parameter in model.named_parameters():
+        parameter.grad = tensors[name].to(parameter.device) if name in tensors else None
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """Return the states of torch's generators, of the CPU and of every CUDA device."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {_CPU: torch.get_rng_state()} | {f"{_CUDA}{index}": state for index, state in enumerate(devices)}
+
+
+def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Set the states that :func:`rng_tensors` gave; a device that is not there is passed over."""
+    torch.set_rng_state(tensors[_CPU])
+    for index in range(torch.cuda.device_count()):
+        if f"{_CUDA}{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"{_CUDA}{index}"], index)
+
+
+def _demand_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, what: str, where: str) -> None:
+    missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or unknown:
+        raise ArtifactError(
+            f"the {what} of this model",
+            got=f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}",
+            where=where,
+            fix="Build the model from the configuration that was trained.",
+        )

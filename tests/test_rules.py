@@ -1,0 +1,121 @@
+"""Decisions of the design as tests: who may import whom, how long a file may be, which names are public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "mmrec").rglob("*.py"), *(ROOT / "data_tools").rglob("*.py")])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, at any depth of indentation; ``from a import b`` counts as ``a.b`` too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+IMPORTS = {module_name(path): imports(path) for path in SOURCES}
+
+
+def reaches(module: str, target: str) -> bool:
+    return any(name == target or name.startswith(target + ".") for name in IMPORTS[module])
+
+
+def modules(prefix: str) -> list[str]:
+    return [name for name in IMPORTS if name == prefix or name.startswith(prefix + ".")]
+
+
+def inner(module: str) -> set[str]:
+    return {name for name in IMPORTS[module] if name == "mmrec" or name.startswith("mmrec.")}
+
+
+@pytest.mark.parametrize("module", ["mmrec.columns", "mmrec.errors", "mmrec.config"])
+def test_light_modules_import_neither_torch_nor_pandas(module: str) -> None:
+    assert not reaches(module, "torch")
+    assert not reaches(module, "pandas")
+
+
+@pytest.mark.parametrize("module", [*modules("mmrec.objectives"), "mmrec.evaluation.metrics", *modules("mmrec.search")])
+def test_leaves_know_only_errors(module: str) -> None:
+    own = module.rsplit(".", 1)[0] if module.count(".") > 1 else module
+    allowed = {"mmrec.errors"} | {name for name in inner(module) if name.startswith(own)}
+    assert {name for name in inner(module) if not name.startswith("mmrec.errors")} <= allowed
+
+
+@pytest.mark.parametrize("module", [*modules("mmrec.encoders"), *modules("mmrec.model")])
+def test_encoders_and_model_never_see_config_or_feed(module: str) -> None:
+    assert not any(reaches(module, room) for room in ("mmrec.config", "mmrec.feed", "mmrec.build", "data_tools"))
+
+
+@pytest.mark.parametrize("module", modules("mmrec.feed"))
+def test_feed_never_imports_model_or_encoders(module: str) -> None:
+    assert not any(reaches(module, room) for room in ("mmrec.model", "mmrec.encoders", "mmrec.config"))
+
+
+def test_only_build_reads_config_into_objects() -> None:
+    readers = {name for name in IMPORTS if reaches(name, "mmrec.config")}
+    assert readers <= {"mmrec.build", "mmrec.cli", "mmrec.workflow", "mmrec.inference.recommender"}
+
+
+def test_only_training_steps_an_optimiser() -> None:
+    users = {name for name in IMPORTS if reaches(name, "torch.optim")}
+    assert all(name.startswith("mmrec.training") for name in users)
+
+
+@pytest.mark.parametrize("module", modules("data_tools"))
+def test_data_tools_know_little_of_mmrec(module: str) -> None:
+    allowed = ("columns", "errors", "config", "feed", "storage", "console", "preprocessing.pictures")
+    assert {name for name in inner(module) if not name.startswith(tuple(f"mmrec.{room}" for room in allowed))} <= {
+        "mmrec"
+    }
+
+
+@pytest.mark.parametrize("module", modules("mmrec"))
+def test_mmrec_never_imports_data_tools(module: str) -> None:
+    assert not reaches(module, "data_tools")
+
+
+def test_no_pickle_no_eval() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not names & {"eval", "exec"}, path
+        assert not {"pickle", "dill", "joblib"} & imports(path), path
+
+
+def test_forbidden_file_names() -> None:
+    assert not [path for path in SOURCES if path.stem in {"utils", "helpers", "common", "misc"}]
+
+
+def test_import_and_help_are_light() -> None:
+    script = (
+        "import sys, mmrec, mmrec.cli, data_tools.cli\n"
+        "heavy = {'torch', 'pandas', 'transformers', 'timm', 'matplotlib', 'faiss', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported at start: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    import mmrec
+
+    assert sorted(mmrec.__all__) == ["Post", "Recommender", "__version__"]
+    for name in mmrec.__all__:
+        assert getattr(mmrec, name)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mmrec.training.interrupt import Interrupt, interruptible
+
+
+def stretch(interrupt: Interrupt, done: list[int], *, presses: int) -> None:
+    """Press Ctrl-C, then note what was reached."""
+    with interrupt.hold():
+        for press in range(presses):
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(press)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_stretch() -> None:
+    done: list[int] = []
+    with interruptible() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            stretch(interrupt, done, presses=1)
+        assert not interrupt.held
+    assert done == [0]
+
+
+def test_second_ctrl_c_cuts() -> None:
+    done: list[int] = []
+    with interruptible() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            stretch(interrupt, done, presses=2)
+        assert interrupt.held
+    assert done == [0]
+
+
+def test_outside_a_stretch_ctrl_c_is_at_once() -> None:
+    with interruptible() as interrupt, pytest.raises(KeyboardInterrupt):
+        interrupt.on_signal(signal.SIGINT, None)
+
+
+def test_handlers_are_put_back_and_others_left_alone() -> None:
+    with interruptible():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
