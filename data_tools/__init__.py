@@ -1,0 +1,1 @@
+"""Raw feeds to prepared feeds: prepare, divide, describe, audit, synthesise."""

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class CaptionStore:
     _lengths: array[int] = field(default_factory=lambda: array("q"))
     _file: BinaryIO | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CaptionStore:
         self._file = self._path.open("wb")
         return self
 

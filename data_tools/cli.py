@@ -291,10 +291,10 @@ def synthesize(
     days: Annotated[int, typer.Option(min=2, help="Length of the feed in days.")] = 90,
     seed: Annotated[int, typer.Option(min=0, help="One seed gives one feed, byte for byte.")] = 0,
     side: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side of a picture.")] = 96,
-    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of clicks that have no reason.")] = 0.1,
-    drift: Annotated[float, typer.Option(min=0, max=1, help="How often tastes change, a click.")] = 0.04,
-    popularity: Annotated[float, typer.Option(min=0, max=3, help="Exponent of the posts' appeal.")] = 0.35,
-    difficulty: Annotated[float, typer.Option(min=0, max=1, help="From plain to hard pictures.")] = 0.25,
+    noise: Annotated[float | None, typer.Option(min=0, max=1, help="Share of clicks that have no reason.")] = None,
+    drift: Annotated[float | None, typer.Option(min=0, max=1, help="How often tastes change, a click.")] = None,
+    popularity: Annotated[float | None, typer.Option(min=0, max=3, help="Exponent of the posts' appeal.")] = None,
+    difficulty: Annotated[float | None, typer.Option(min=0, max=1, help="From plain to hard pictures.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make up a raw feed of drawn pictures and captions whose best possible figures are known.
@@ -305,6 +305,7 @@ def synthesize(
     from data_tools.synthesize import SynthesizeOptions
     from data_tools.synthesize import synthesize as work
 
+    usual = SynthesizeOptions()
     options = SynthesizeOptions(
         items=items,
         users=users,
@@ -312,10 +313,10 @@ def synthesize(
         days=days,
         seed=seed,
         side=side,
-        noise=noise,
-        drift=drift,
-        popularity=popularity,
-        difficulty=difficulty,
+        noise=usual.noise if noise is None else noise,
+        drift=usual.drift if drift is None else drift,
+        popularity=usual.popularity if popularity is None else popularity,
+        difficulty=usual.difficulty if difficulty is None else difficulty,
     )
     with progress("drawing posts") as meter:
         report = work(out, options=options, progress=meter.at)
@@ -324,7 +325,7 @@ def synthesize(
 
 def main() -> None:
     """Entry point of ``mmrec-data``."""
-    run_app(app)
+    run_app(app, name="mmrec-data")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,12 @@ def _id_type(path: Path, row: int, name: str, value: object) -> IdType:
         return "integer"
     if isinstance(value, str) and not isinstance(value, _Number):
         return "string"
-    raise wrong_type(path, name, expected="text or whole numbers", got=f"{value!r} in row {row}")
+    raise wrong_type(
+        path,
+        name,
+        expected="text or whole numbers",
+        got=f"{json.dumps(value) if not isinstance(value, _Number) else value} in row {row}",
+    )
 
 
 def _chunk(

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ PIXELS: Final = "images.bin"
 _BLOCK_BYTES: Final = 64 << 20
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how far a stage has come."""
 

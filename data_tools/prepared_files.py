@@ -75,18 +75,22 @@ def write_prepared(
         "has_values": events.has_values,
         "image_side": image_side,
         "default_split": default_split,
-        "counts": {
-            "items": len(side.items),
-            "users": len(events.user_ids),
-            "interactions": len(events),
-            "captions": len(side.captions),
-            "pictures": len(side.pictures),
-            "item_pictures": len(side.item_images.values),
-        },
+        "counts": _counts(side, events),
         "parameters": dict(parameters),
         "source": {"tables": dict(origin.tables), "tree": origin.tree},
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def _counts(side: ItemSide, events: Events) -> dict[str, int]:
+    return {
+        "items": len(side.items),
+        "users": len(events.user_ids),
+        "interactions": len(events),
+        "captions": len(side.captions),
+        "pictures": len(side.pictures),
+        "item_pictures": len(side.item_images.values),
+    }
 
 
 def _write_events(folder: Path, events: Events) -> None:

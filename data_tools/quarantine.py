@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, cast
+from typing import Final, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -84,7 +84,7 @@ class Quarantine:
     _buffer: list[Refusal] = field(default_factory=list)
     _writer: parquet.ParquetWriter | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Quarantine:
         self._writer = parquet.ParquetWriter(self.path, _SCHEMA)
         return self
 

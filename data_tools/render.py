@@ -13,6 +13,7 @@ from mmrec.console import format_cell, print_json, print_table, print_text
 from mmrec.feed.splits import Split
 
 BAR_WIDTH = 40
+MOMENTS = ("first", "last")
 
 
 def show_audit(report: AuditReport) -> None:
@@ -83,8 +84,16 @@ def show_synthesis(report: SynthesisReport, *, as_json: bool) -> None:
 
 
 def report_rows(report: Mapping[str, object]) -> list[list[object]]:
-    """Return the counts of a preparation's report: given, kept, refused by reason."""
-    return figure_rows(_counts(report))
+    """Return the counts of a preparation's report: what was given, kept and refused, each reason on its own row."""
+    rows: list[list[object]] = []
+    for key, value in _counts(report).items():
+        if isinstance(value, Mapping) and "given" in value:
+            refused = value.get("refused", {})
+            rows += figure_rows({f"{key}: {name}": count for name, count in value.items() if name != "refused"})
+            rows += figure_rows({f"{key}: refused, {reason}": count for reason, count in refused.items()})
+        else:
+            rows += figure_rows({key: value})
+    return rows
 
 
 def figure_rows(figures: Mapping[str, object], prefix: str = "") -> list[list[object]]:
@@ -135,10 +144,10 @@ def _flat(figures: object) -> dict[str, object]:
 
 
 def _counts(report: Mapping[str, object]) -> dict[str, object]:
-    """Return the parts of a report that are counts, listings left out."""
+    """Return the parts of a report that are counts; listings and moments left out."""
     counts: dict[str, object] = {}
     for key, value in report.items():
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and key not in MOMENTS:
             counts[key] = value
         elif isinstance(value, Mapping) and (inner := _counts(value)):
             counts[key] = inner

@@ -73,7 +73,7 @@ class SynthesizeOptions:
     switch: float = 0.25
     drift: float = 0.04
     popularity: float = 0.5
-    difficulty: float = 0.15
+    difficulty: float = 0.1
     late_share: float = 0.2
     without_picture: float = 0.03
     without_caption: float = 0.03

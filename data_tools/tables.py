@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class Chunk:
         return Chunk(self.rows[kept], self.table.filter(pa.array(kept)))
 
 
+@runtime_checkable
 class Source(Protocol):
     """One table file."""
 

@@ -140,10 +140,10 @@ def to_milliseconds(
         if compact:
             moments, valid = _with_compact_dates(times, moments, valid)
     else:
-        factor = 1000 if unit == "s" else 1
         bounded = np.clip(values, -(LATEST_MS + 1), LATEST_MS + 1)  # so that the product cannot overflow
-        thousandths = np.where(decimal, bounded * factor // 1000, bounded * factor)
-        moments, valid = thousandths, integer | decimal
+        in_seconds = unit == "s"
+        whole, thousandths = (bounded * 1000, values) if in_seconds else (bounded, values // 1000)
+        moments, valid = np.where(decimal, thousandths, whole), integer | decimal
     return moments, np.asarray(valid & (moments >= earliest) & (moments < LATEST_MS))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.duplicates import components, near_captions, near_pictures
-from data_tools.findings import Finding
+from data_tools.findings import MAX_EXAMPLES, Finding
 from mmrec.feed.catalogue import NO_CAPTION, Catalogue
 
 Rows = npt.NDArray[np.int64]
@@ -77,10 +77,17 @@ class Twins:
 def content_findings(catalogue: Catalogue, twins: Twins) -> list[Finding]:
     """Return what to know about posts without content and about repeated content."""
     findings = []
+    for count, what, option in (
+        (len(catalogue.captions), "caption", "--caption"),
+        (len(catalogue.pictures), "picture", "--images"),
+    ):
+        if not count:
+            message = f"no post has a {what}: if the raw feed has them, prepare it again with {option}"
+            findings.append(Finding("warning", f"no-{what}s", message, "feed", len(catalogue)))
     empty = np.flatnonzero((catalogue.caption_rows == NO_CAPTION) & (catalogue.item_images.lengths == 0))
     if len(empty):
         message = f"{len(empty):,} posts have neither caption nor picture; only a model with ids can tell them apart"
-        ids = tuple(str(item_id) for item_id in catalogue.item_ids[empty[:5]])
+        ids = tuple(str(item_id) for item_id in catalogue.item_ids[empty[:MAX_EXAMPLES]])
         findings.append(Finding("warning", "empty-posts", message, "feed", len(empty), ids))
     for code, count, total in (
         ("near-captions", twins.near_captions, len(catalogue.captions)),

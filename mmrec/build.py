@@ -243,7 +243,7 @@ def _build_user_encoder(config: Config, *, num_events: int) -> UserEncoder:
                 time_gaps=user.time_gaps,
             )
         case "mean":
-            return MeanUserEncoder(dim=dim, dropout=user.dropout, num_events=events, time_gaps=user.time_gaps)
+            return MeanUserEncoder()
 
 
 def build_loader(config: Config, histories: Histories, split: Split, reader: ItemReader) -> HistoryLoader:

@@ -75,14 +75,21 @@ def evaluate(
     keep_freed_memory()
     from mmrec.commands.evaluate import compare_runs, evaluate_run
 
-    result = evaluate_run(run, part=split, feed=feed, device=device, knockout=knockout, notify=_notify, meter=progress)
+    result = evaluate_run(run, part=split, feed=feed, device=device, knockouts=knockout, notify=_notify, meter=progress)
     comparison = None if against is None else compare_runs(run, against, part=split)
     if as_json:
-        print_json(result.to_dict() | ({} if comparison is None else {"against": comparison.to_dict()}))
+        print_json(result.report.to_dict() | ({} if comparison is None else {"against": comparison.to_dict()}))
         return
-    for table in (*result.tables(), *(() if comparison is None else comparison.tables())):
-        print_table(table.title, list(table.columns), [list(row) for row in table.rows])
-    print_text(f"Report: {result.html}")
+    from mmrec.evaluation.console import comparison_tables, text_tables
+
+    tables = text_tables(result.report)
+    if comparison is not None:
+        tables += comparison_tables(comparison, first=run.name, second="" if against is None else against.name)
+    for table in tables:
+        print_table(table.title, table.header, table.rows)
+        for note in table.notes:
+            print_text(note)
+    print_text(f"Report: {result.page}")
 
 
 @app.command(
@@ -236,7 +243,7 @@ def _print_summary(title: str, summary: dict[str, object], *, as_json: bool) -> 
 
 def main() -> None:
     """Run the command line."""
-    run_app(app)
+    run_app(app, name="mmrec")
 
 
 if __name__ == "__main__":

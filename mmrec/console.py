@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol, TextIO
+from typing import Final, NoReturn, Protocol
 
 from mmrec.errors import MmrecError
 
@@ -25,13 +25,17 @@ PATIENCE_SECONDS: Final = 1.0
 PLAIN_WIDTH: Final = 140
 
 
-def run_app(app: Callable[[], object]) -> None:
+def run_app(app: Callable[..., object], *, name: str) -> None:
     """Run a typer app; an error that the user can mend becomes one paragraph on stderr and exit code 1.
 
     Any other exception keeps its traceback: it is a fault of the program, not of its input.
+
+    Args:
+        app: the typer app.
+        name: the command's name, as its usage line shows it.
     """
     try:
-        app()
+        app(prog_name=name)
     except MmrecError as error:
         _fail(str(error))
     except OSError as error:
@@ -65,13 +69,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
         table.add_column(name, justify="right" if rows and numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(format_cell(value)) for value in row))
-    Console(file=sys.stdout, width=_width(sys.stdout)).print(table)
+    console = Console(file=sys.stdout, width=_width(terminal=sys.stdout.isatty()))
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 def format_cell(value: object) -> str:
@@ -83,8 +89,8 @@ def format_cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _width(stream: TextIO) -> int:
-    return shutil.get_terminal_size().columns if stream.isatty() else PLAIN_WIDTH
+def _width(*, terminal: bool) -> int:
+    return shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def _start_bar(description: str, done: int, total: int | None, *, began: float) 
         parts.TimeElapsedColumn(),
         parts.TextColumn("left"),
         parts.TimeRemainingColumn(),
-        console=Console(file=sys.stderr, width=_width(sys.stderr)),
+        console=Console(file=sys.stderr, width=_width(terminal=sys.stderr.isatty())),
     )
     task = bar.add_task(description, total=total, completed=done, rate=rate(done))
     bar.start()

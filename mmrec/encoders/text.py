@@ -89,7 +89,7 @@ class TextEncoder(nn.Module):
         assert self.has_trunk
         device = content.token_ids.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            states = self._run(content, stop=self.trunk_blocks)
+            states = self._run(content, stop=self.trunk_blocks, longest=self.max_tokens)
         return TokenStates(states.float(), content.lengths)
 
     def forward(self, content: Content) -> TokenStates:
@@ -129,7 +129,7 @@ class TextEncoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def _run(self, content: TextContent, *, stop: int) -> Float[Tensor, "total dim"]:
+    def _run(self, content: TextContent, *, stop: int, longest: int | None = None) -> Float[Tensor, "total dim"]:
         return run_ragged(
             content.token_ids.long(),
             content.lengths,
@@ -137,6 +137,7 @@ class TextEncoder(nn.Module):
             dim=self.dim,
             work=self.work,
             max_tokens=self._max_padded_tokens,
+            longest=longest,
         )
 
     def _run_probe(self) -> Tensor:

@@ -84,10 +84,10 @@ class CoOccurrence:
         share = weights.values * np.repeat(speech, near.lengths)
         cells = owner * self._num_items + np.asarray(near.values, dtype=np.int64)
         flat = np.bincount(cells, share, minlength=len(cases) * self._num_items)
-        result = flat.reshape(len(cases), self._num_items)
+        result = flat.astype(np.float32).reshape(len(cases), self._num_items)
         seen = self._histories.gather(cases)
         result[np.repeat(np.arange(len(cases)), seen.lengths), self._rows[seen.values]] += self._repeat_bonus
-        return torch.from_numpy(result.astype(np.float32))
+        return torch.from_numpy(result)
 
 
 class ContentKnn:

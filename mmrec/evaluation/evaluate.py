@@ -11,12 +11,12 @@ from mmrec.errors import FeedError
 from mmrec.evaluation.case_table import CaseTable
 from mmrec.evaluation.knockout import ScorerFactory, knockout
 from mmrec.evaluation.metrics import case_metrics
-from mmrec.evaluation.ranking import CHUNK_ELEMENTS, CaseScorer, Ranks, Setting, pool_mask, rank_cases, rank_settings
+from mmrec.evaluation.ranking import CHUNK_ELEMENTS, CaseScorer, Ranks, Setting, rank_cases, rank_settings
 from mmrec.evaluation.results import EvaluationReport
 from mmrec.evaluation.settings import settings_of
 from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap
 from mmrec.evaluation.slices import all_slicings, repeated_targets, training_counts
-from mmrec.evaluation.tables import setting_table, slice_tables
+from mmrec.evaluation.tables import setting_tables, slice_tables
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Part, Split
@@ -93,16 +93,13 @@ def evaluate(
     users = cases.user_rows
     counts = training_counts(split.train_events, histories, num_items=len(catalogue))
     headline = {name: found[settings[0].name] for name, found in ranked.items()}
-    tables = []
-    for setting in settings:
-        found = {name: ranked[name][setting.name] for name in names}
-        pool = pool_mask(setting, cases)
-        tables.append(setting_table(setting, found, pool=pool, counts=counts, users=users, bootstrap=bootstrap))
     slicings = all_slicings(headline[model], cases, histories, catalogue, counts)
-    losses = []
-    for name, factory in (knockouts or {}).items():
-        ranks = rank(factory(), settings[:1])[settings[0].name]
-        losses.append(knockout(name, headline[model], ranks, users=users, bootstrap=bootstrap))
+    losses = [
+        knockout(
+            name, headline[model], rank(factory(), settings[:1])[settings[0].name], users=users, bootstrap=bootstrap
+        )
+        for name, factory in (knockouts or {}).items()
+    ]
     asked = headline[model].targets
     return EvaluationReport(
         model=model,
@@ -115,7 +112,7 @@ def evaluate(
         cold_share=float((counts[asked] == 0).mean()),
         repeat_share=float(repeated_targets(headline[model], cases, histories).mean()),
         median_history=float(np.median(cases.histories(histories).lengths)),
-        settings=tables,
+        settings=setting_tables(settings, ranked, cases=cases, counts=counts, bootstrap=bootstrap),
         slices=slice_tables(slicings, headline, users=users, bootstrap=bootstrap),
         knockouts=losses,
         case_table=CaseTable.of(

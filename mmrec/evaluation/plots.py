@@ -61,7 +61,7 @@ def slices_plot(slices: Sequence[Slice], *, model: str, baseline: str | None, me
         for group in entry.groups:
             height += 1
             ticks.append(height)
-            labels.append(f"{group.name}   {group.cases:,}")
+            labels.append(f"{group.name} · {group.cases:,} cases")
             if baseline is not None:
                 value = group.scores[baseline][metric]
                 _interval(axes, value.low, value.mean, value.high, height + 0.17, SECOND)
@@ -86,7 +86,7 @@ def knockouts_plot(knockouts: Sequence[Knockout], *, metric: str) -> str:
         loss = entry.losses[metric]
         colour = ACCENT if loss.low > 0 else MUTED
         axes.barh(position, loss.mean, height=0.5, color=colour, alpha=0.35)
-        _interval(axes, loss.low, loss.mean, loss.high, position, colour)
+        _interval(axes, loss.low, loss.mean, loss.high, float(position), colour)
     axes.axvline(0, color=MUTED, linewidth=1)
     axes.set_yticks(range(len(knockouts)), [entry.name.replace("_", " ") for entry in knockouts])
     axes.set_ylim(len(knockouts) - 0.4, -0.6)

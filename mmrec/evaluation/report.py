@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def write_report(
     page = folder / REPORT_HTML
     with atomic_file(page) as partial:
         partial.write_text(render(report, examples, training_curves, title=title), encoding="utf-8")
-    write_json(folder / REPORT_JSON, report.to_dict())
+    curves = [{name: _finite(value) for name, value in record.items()} for record in training_curves]
+    write_json(folder / REPORT_JSON, report.to_dict() | {"training_curves": curves, "examples": _plain(examples)})
     return page
 
 
@@ -103,3 +105,22 @@ def picture_url(picture: npt.NDArray[np.uint8]) -> str:
 def _best(rows: Sequence[ScorerResult]) -> dict[str, str]:
     """Return the scorer with the highest mean of each headline metric."""
     return {name: max(rows, key=lambda row: row.metrics[name].mean).scorer for name in HEADLINE_METRICS}
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(examples: Sequence[ExampleUser]) -> list[dict[str, object]]:
+    """Return the examples by id: what JSON keeps of them."""
+    return [
+        {
+            "user_id": user.user_id,
+            "history": [item.item_id for item in user.history],
+            "recommended": [
+                {"item_id": item.item_id, "score": item.score, "hit": item.hit} for item in user.recommended
+            ],
+            "chosen": [{"item_id": item.item_id, "rank": item.rank} for item in user.chosen],
+        }
+        for user in examples
+    ]

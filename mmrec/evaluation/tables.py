@@ -16,15 +16,38 @@ from mmrec.evaluation.metrics import (
     metric_names,
     recommendation_counts,
 )
-from mmrec.evaluation.ranking import Ranks, Setting
+from mmrec.evaluation.ranking import Ranks, Setting, pool_mask
 from mmrec.evaluation.results import ScorerResult, SettingResult, Slice, SliceGroup
 from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap, difference, estimate
 from mmrec.evaluation.slices import Slicing
+from mmrec.feed.splits import Cases
 
 SLICE_METRICS = ("hr@10", "ndcg@10")
 SLICE_CUTOFF = 10
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
+
+
+def setting_tables(
+    settings: Sequence[Setting],
+    ranked: Mapping[str, Mapping[str, Ranks]],
+    *,
+    cases: Cases,
+    counts: npt.NDArray[np.int64],
+    bootstrap: Bootstrap = BOOTSTRAP,
+) -> list[SettingResult]:
+    """Make the tables of several settings from scorer to setting to ranks; see :func:`setting_table`."""
+    return [
+        setting_table(
+            setting,
+            {scorer: found[setting.name] for scorer, found in ranked.items()},
+            pool=pool_mask(setting, cases),
+            counts=counts,
+            users=cases.user_rows,
+            bootstrap=bootstrap,
+        )
+        for setting in settings
+    ]
 
 
 def setting_table(

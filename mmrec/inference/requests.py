@@ -64,6 +64,20 @@ def read_requests(path: Path, *, known: Known, shared: Sequence[Reference] | Non
         yield _request(waiting, path.parent, known, shared)
 
 
+def read_users(path: Path, *, known: Known) -> Iterator[Request]:
+    """Yield a request without candidates for every row of a table of users.
+
+    Raises:
+        RequestError: a row with neither user_id nor history.
+    """
+    for number, row in enumerate(read_rows(path), start=1):
+        if columns.USER_ID not in row and columns.HISTORY not in row:
+            raise RequestError(
+                "user_id or history", got=", ".join(row) or "an empty row", where=f"{path}, row {number}"
+            )
+        yield _request([row], path.parent, known, [])
+
+
 def _asker(row: Row) -> tuple[str, ...]:
     return tuple(str(row.get(name, "")) for name in (columns.REQUEST_ID, columns.USER_ID, columns.HISTORY))
 

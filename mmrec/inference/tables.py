@@ -79,22 +79,16 @@ class RowWriter(Protocol):
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
 
     def write(self, columns: Mapping[str, Sequence[object]]) -> None:
-        table = pa.table({name: pa.array(values) for name, values in columns.items()})
-        if self._writer is None:
-            fields = [pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in table.schema]
-            self._writer = pq.ParquetWriter(self._path, pa.schema(fields))
-        self._writer.write_table(table.cast(self._writer.schema))
+        arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
-        if self._writer is None:
-            pq.write_table(pa.table({}), self._path)
-        else:
-            self._writer.close()
+        self._writer.close()
 
 
 class _TextWriter:
@@ -111,13 +105,14 @@ class _TextWriter:
             frame.to_csv(self._path, index=False, mode="a", header=self._first, sep=separator)
         self._first = False
 
-    def close(self) -> None:
-        """Do nothing: every piece is in the file already."""
-
 
 @contextmanager
-def row_writer(path: Path) -> Iterator[RowWriter]:
+def row_writer(path: Path, schema: pa.Schema) -> Iterator[RowWriter]:
     """Yield a writer whose rows become the file ``path`` when the block ends well.
+
+    Args:
+        path: csv, tsv, jsonl or parquet.
+        schema: columns and their types.
 
     Raises:
         RequestError: an unknown format.
@@ -125,6 +120,9 @@ def row_writer(path: Path) -> Iterator[RowWriter]:
     if path.suffix not in FORMATS:
         raise RequestError(f"an output file ({', '.join(FORMATS)})", got=path.name, where=str(path))
     with atomic_file(path) as partial:
-        writer = _ParquetWriter(partial) if path.suffix == ".parquet" else _TextWriter(partial, path.suffix)
+        if path.suffix != ".parquet":
+            yield _TextWriter(partial, path.suffix)
+            return
+        writer = _ParquetWriter(partial, schema)
         yield writer
         writer.close()

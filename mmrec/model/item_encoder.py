@@ -166,12 +166,12 @@ class ItemEncoder(nn.Module):
 
     def _idle_modules(self, parts: Mapping[str, Parts]) -> list[nn.Module]:
         """Return what this batch does not use because nobody in it has such content."""
-        idle: list[nn.Module | None] = []
-        for name in self.encoders:
-            if name not in parts:
-                idle.append(self.encoders[name])
-                content = name != ITEM_ID and self.assembler is not None
-                idle += [self.assembler.projection(name)] if content else [self.id_projection, self.id_gate]
+        names = [name for name in self.encoders if name not in parts]
+        idle: list[nn.Module | None] = [self.encoders[name] for name in names]
+        if self.assembler is not None:
+            idle += [self.assembler.projection(name) for name in names if name != ITEM_ID]
+        if ITEM_ID in names:
+            idle += [self.id_projection, self.id_gate]
         return [module for module in idle if module is not None]
 
     def _id_residual(self, parts: Parts, tokens: ItemTokens | None, *, num_items: int) -> Float[Tensor, "items dim"]:

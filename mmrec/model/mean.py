@@ -14,6 +14,10 @@ from mmrec.model.instants import instant_ranks, mean_over, visible
 class MeanUserEncoder(nn.Module):
     """Mean of all items up to and including the instant.  Nothing is learned."""
 
+    def __init__(self) -> None:
+        # Without this, torch's signature would let any argument pass the type checker.
+        super().__init__()
+
     def forward(
         self, users: UserBatch, item_vectors: Float[Tensor, "users time dim"]
     ) -> Float[Tensor, "users time dim"]:

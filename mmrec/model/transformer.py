@@ -119,5 +119,5 @@ class TransformerLayer(nn.Module):
         share = self.attention_dropout if self.training else 0.0
         read = functional.scaled_dot_product_attention(queries, keys, heads, attn_mask=mask, dropout_p=share)
         values = values + self.dropout(self.output(read.transpose(1, 2).reshape(num_users, time, dim)))
-        hidden = self.outer(self.dropout(functional.gelu(self.inner(self.hidden_norm(values)))))
+        hidden = self.outer(functional.gelu(self.inner(self.hidden_norm(values))))
         return torch.add(values, self.dropout(hidden))

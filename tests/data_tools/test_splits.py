@@ -27,7 +27,7 @@ Interactions = list[tuple[str, str, int]]
 @st.composite
 def interactions(draw: st.DrawFn) -> Interactions:
     """A few users, items and times (a third of a day apart), so that repeats and ties are common."""
-    events = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 8)), min_size=3, max_size=30))
+    events = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 8)), min_size=3, max_size=30))
     return [(f"u{user}", f"i{item}", time * DAY_MS // 3) for user, item, time in events]
 
 
@@ -96,10 +96,22 @@ def naive(
     return parts
 
 
-@given(events=interactions(), minimum=st.integers(1, 3))
+@given(
+    events=interactions(),
+    minimum=st.integers(1, 2),
+    window=st.none() | st.tuples(st.integers(1, 4), st.integers(1, 3)),
+)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-def test_equals_the_naive_twin_and_keeps_the_laws(events: Interactions, minimum: int) -> None:
-    choices = SplitChoices(minimum_history=minimum, cold_share=0.3, validation_cold_share=0.3)
+def test_equals_the_naive_twin_and_keeps_the_laws(
+    events: Interactions, minimum: int, window: tuple[int, int] | None
+) -> None:
+    choices = SplitChoices(
+        minimum_history=minimum,
+        cold_share=0.3,
+        validation_cold_share=0.3,
+        validation_from=window and window[0] * DAY_MS // 3,
+        test_from=window and sum(window) * DAY_MS // 3,
+    )
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         feed = write_feed(Path(folder) / "feed", interactions=events, split=None)
         histories, catalogue = Histories.load(feed), Catalogue.load(feed)
@@ -172,6 +184,19 @@ def test_global_time_default_windows_are_whole_instants(tmp_path: Path) -> None:
     assert other.train_events.tolist() == [True] * 4 + [False] * 6
     assert other.validation.targets(Histories.load(feed)).values.tolist() == [4]
     assert not Split.load(feed, "s").existing_only
+
+
+def test_global_time_asks_once_a_window(tmp_path: Path) -> None:
+    # The first instant of the window is its very start; the one after it is asked about in no part.
+    events = [("u", "a", 0), ("u", "b", 4), ("u", "c", 5), ("u", "d", 6), ("u", "e", 7), ("v", "a", 4), ("v", "b", 6)]
+    feed = write_feed(tmp_path / "f", interactions=events, split=None)
+    split = write_split(
+        feed, name="s", kind="global_time", choices=SplitChoices(validation_from=4, test_from=6, minimum_history=1)
+    )
+    histories = Histories.load(feed)
+    assert split.validation.targets(histories).values.tolist() == [1], "v has nothing before time 4"
+    assert split.test.targets(histories).values.tolist() == [3, 6]
+    assert split.train_events.tolist() == [True, False, False, False, False, False, False]
 
 
 def test_cold_draw_is_the_documented_one(tmp_path: Path) -> None:

@@ -219,6 +219,18 @@ def test_every_parameter_gets_a_gradient_in_training_even_where_content_is_missi
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("user", ["transformer", "gru", "mean"])
+def test_runs_in_mixed_precision(user: str) -> None:
+    model = model_of(user, temperature=0.5).train()
+    exact = model(history_batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(history_batch())
+    # bfloat16 keeps eight bits: coordinates of about one are wrong by some hundredths after a few layers.
+    torch.testing.assert_close(output.item_embeddings.float(), exact.item_embeddings, atol=0.15, rtol=0.1)
+    (output.target_vectors.float().sum() + sum(view.float().sum() for view in output.views.values())).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_learns_to_tell_who_likes_what() -> None:
     """Two users, two tastes: after a few steps each scores their own next post first."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -138,6 +139,7 @@ def test_no_whole_checkpoint(tmp_path: Path) -> None:
     assert len(warnings) == 1
 
 
+@hypothesis_settings(max_examples=30, deadline=None)
 @given(position=st.integers(min_value=0), bit=st.integers(min_value=0, max_value=7))
 def test_any_flipped_bit_is_found_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, position: int, bit: int

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmrec import storage
 from mmrec.batch import HistoryBatch, ModelOutput
 from mmrec.errors import ArtifactError, ConfigError, MmrecError
 from mmrec.training.checkpoint import best_checkpoint, checkpoints, read_checkpoint
@@ -315,6 +317,7 @@ def test_damaged_newest_checkpoint_is_skipped_and_the_run_ends_the_same(tmp_path
         assert (own / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:checkpoint epoch")
 def test_all_checkpoints_damaged_starts_from_the_beginning(tmp_path: Path) -> None:
     whole = run(TinyTraining(tmp_path), settings(epochs=2))
     for path in checkpoints(tmp_path):
@@ -402,3 +405,22 @@ def test_interrupt_from_a_callback_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints(tmp_path)] == ["epoch-0000-batch-000006"]
     kept = read_checkpoint(checkpoints(tmp_path)[0]).tensors["model"]
     assert all(torch.equal(kept[name], tensor) for name, tensor in model_tensors(tiny.model).items())
+
+
+def test_full_disk_stops_with_a_word_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(TinyTraining(tmp_path / "whole"), settings(epochs=2))
+    flush, calls = storage._flush_file, iter(range(999))
+
+    def full(path: Path) -> None:
+        if next(calls) >= 14:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        flush(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_flush_file", full)
+        with pytest.raises(ArtifactError, match=r"No space left on device.*--resume"):
+            run(TinyTraining(tmp_path / "full"), settings(epochs=2))
+    left = [path.name for path in (tmp_path / "full").iterdir()]
+    assert left
+    assert not [name for name in left if "partial" in name]
+    assert run(TinyTraining(tmp_path / "full"), settings(epochs=2), resume=True).history == whole.history

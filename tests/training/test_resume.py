@@ -99,6 +99,15 @@ def test_resumed_equals_uninterrupted(runs: Path, name: str) -> None:
     assert not [path for path in (folder / "checkpoints").iterdir() if ".partial" in path.name or ".old" in path.name]
 
 
+def test_ctrl_c_loses_no_batch(runs: Path) -> None:
+    left = {name: json.loads((runs / name / "left.json").read_text())[0] for name in KILLED}
+    assert left["before_first_step"] == []
+    # Pressed in batch 4 of the second epoch, the first of its group of two: five batches are done.
+    assert left["interrupt_in_half_a_group"] == ["epoch-0001-batch-000005"]
+    # A kill in the loss of that group's other batch goes back to the step before, two batches of four done.
+    assert left["in_forward_half_a_group"] == ["epoch-0001-batch-000004"]
+
+
 def test_frozen_weights_are_referred_to_not_stored(runs: Path) -> None:
     newest = checkpoints(runs / "uninterrupted" / "checkpoints")[-1]
     assert set(load_file(newest / "model.safetensors")) == {"items.weight", "mix.weight", "mix.bias", "forwards"}

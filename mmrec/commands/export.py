@@ -1,0 +1,254 @@
+"""Run in, folder of vectors out: parquet and a manifest always, an index where one is wanted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mmrec import columns
+from mmrec.assembly import Meter, Notify, ignore, silent_meter
+from mmrec.errors import ArtifactError
+from mmrec.feed.catalogue import Catalogue, restore_ids
+from mmrec.inference.encoding import encode_catalogue
+from mmrec.inference.export import (
+    EXPORT_VERSION,
+    MANIFEST,
+    SAMPLE,
+    Precision,
+    VectorFolder,
+    VectorFormat,
+    read_vectors,
+    write_vectors,
+)
+from mmrec.inference.recommender import Recommender
+from mmrec.search.index import ExactStore, recall
+from mmrec.storage import atomic_folder, content_hash, file_hash, write_json
+
+StoreKind = Literal["none", "faiss"]
+IndexKind = Literal["flat", "hnsw"]
+INDEX_FILE = "items.faiss"
+CONTENT_HASH = "content_hash"
+_USERS = 2048
+_INTERNAL = (columns.CAPTION_ROW, columns.FIRST_SEEN)
+
+
+def export_run(
+    run: Path,
+    *,
+    out: Path,
+    store: StoreKind = "none",
+    index: IndexKind = "hnsw",
+    precision: Precision = "float32",
+    dim: int | None = None,
+    normalise: bool = False,
+    only_new: bool = False,
+    users: bool = True,
+    feed: Path | None = None,
+    device: str = "auto",
+    notify: Notify = ignore,
+    meter: Meter = silent_meter,
+) -> dict[str, object]:
+    """Write the vectors of a catalogue and of its users.
+
+    Args:
+        run: run folder.
+        out: folder to write; an export that is there is replaced when the new one is whole.
+        store: index beside the parquet files.
+        index: its kind.
+        precision: number format of the parquet files.
+        dim: leading content dimensions kept.
+        normalise: unit vectors without the bias coordinate.
+        only_new: take the vectors of posts whose content did not change from the export that is there.
+        users: write user vectors too.
+        feed: prepared feed, by default the run's own.
+        device: where to compute.
+        notify: told what is about to be done.
+        meter: shows progress.
+
+    Returns:
+        What was written; with an index also its recall@10 against exact search.
+
+    Raises:
+        ArtifactError: ``only_new`` on an export of another model or format.
+    """
+    recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
+    catalogue = recommender.assembly.catalogue
+    layout = VectorFormat(precision=precision, normalised=normalise, dim=dim, has_bias=recommender.has_bias)
+    hashes = item_hashes(catalogue)
+    reused = _reusable(out, recommender.model_hash, layout, hashes, catalogue) if only_new else {}
+    vectors, encoded = _item_vectors(recommender, layout, reused, meter)
+    files: dict[str, str] = {}
+    report: dict[str, object] = {}
+    with atomic_folder(out) as partial:
+        extra: dict[str, list[object]] = {CONTENT_HASH: list(hashes), **_attributes(catalogue)}
+        _write_side(partial, "items", _ids(catalogue), vectors, layout, extra)
+        if users:
+            _write_users(partial, recommender, layout, meter)
+        if store == "faiss":
+            with meter("index"):
+                _, kept = read_vectors(partial / "items.parquet", id_column=columns.ITEM_ID)
+                report = _write_index(partial / INDEX_FILE, kept, index)
+        for path in sorted(partial.iterdir()):
+            files[path.name] = file_hash(path)
+        write_json(
+            partial / MANIFEST,
+            {
+                "export_version": EXPORT_VERSION,
+                "run": str(run.resolve()),
+                "feed": str(catalogue.folder.resolve()),
+                "feed_hash": catalogue.feed_hash,
+                "model_hash": recommender.model_hash,
+                "metric": "inner_product",
+                "items": len(vectors),
+                "users": recommender.assembly.histories.num_users if users else 0,
+                "dim": vectors.shape[1],
+                "format": vars(layout),
+                "store": store,
+                "index": {"kind": index, **report} if store == "faiss" else None,
+                "files": files,
+            },
+        )
+    return {
+        "folder": str(out),
+        "items": len(vectors),
+        "items encoded": encoded,
+        "dim": int(vectors.shape[1]),
+        "precision": precision,
+        **report,
+    }
+
+
+def item_hashes(catalogue: Catalogue) -> list[str]:
+    """Return a hash of each item's caption and pictures."""
+    captions = [bytes(row).hex() for row in np.asarray(catalogue.captions.hashes)]
+    pictures = [bytes(row).hex() for row in np.asarray(catalogue.pictures.hashes)]
+    found = []
+    for row, caption in enumerate(catalogue.caption_rows):
+        shown = [pictures[int(image)] for image in catalogue.item_images[row]]
+        found.append(content_hash(captions[caption] if caption >= 0 else "", *shown))
+    return found
+
+
+def _ids(catalogue: Catalogue) -> list[str] | list[int]:
+    return catalogue.external_ids(np.arange(len(catalogue)))
+
+
+def _attributes(catalogue: Catalogue) -> dict[str, list[object]]:
+    """Return the caption and every attribute column, for filters and for showing results."""
+    table = catalogue.attributes.drop(columns=[columns.ITEM_ID, *_INTERNAL], errors="ignore")
+    shown: dict[str, list[object]] = {
+        columns.CAPTION: [catalogue.caption(row) for row in range(len(catalogue))],
+    }
+    for name in table.columns:
+        if name not in {*shown, "vector", "scale", CONTENT_HASH}:
+            shown[str(name)] = [None if pd.isna(value) else value for value in table[name]]
+    return shown
+
+
+def _reusable(
+    out: Path, model_hash: str, layout: VectorFormat, hashes: list[str], catalogue: Catalogue
+) -> Mapping[int, npt.NDArray[np.float32]]:
+    """Return the vectors of an earlier export whose item has the same content still, by item row."""
+    if not (out / MANIFEST).is_file():
+        return {}
+    old = VectorFolder.open(out)
+    old.require_model(model_hash)
+    if old.format != layout:
+        raise ArtifactError(
+            f"an export in the format {json.dumps(vars(layout))}",
+            got=json.dumps(vars(old.format)),
+            where=str(out),
+            fix="Give the same options, or leave out --only-new.",
+        )
+    ids, vectors = old.vectors("items")
+    before = dict(zip(ids, old.table()[CONTENT_HASH], strict=True))
+    position = {item_id: index for index, item_id in enumerate(ids)}
+    return {
+        row: vectors[position[item_id]]
+        for row, item_id in enumerate(str(i) for i in catalogue.item_ids)
+        if before.get(item_id) == hashes[row]
+    }
+
+
+def _item_vectors(
+    recommender: Recommender,
+    layout: VectorFormat,
+    reused: Mapping[int, npt.NDArray[np.float32]],
+    meter: Meter,
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Return all item vectors in the export's shape, and how many of them had to be encoded."""
+    assembly = recommender.assembly
+    if not reused:
+        return layout.shape(np.array(recommender.item_embeddings(meter=meter))), len(assembly.catalogue)
+    missing = np.array([row for row in range(len(assembly.catalogue)) if row not in reused], dtype=np.int64)
+    width = len(next(iter(reused.values())))
+    vectors = np.empty((len(assembly.catalogue), width), dtype=np.float32)
+    for row, vector in reused.items():
+        vectors[row] = vector
+    if len(missing):
+        with meter("changed posts") as advance:
+            encoded = encode_catalogue(
+                assembly.model, assembly.reader, missing, device=assembly.device, progress=advance
+            )
+        vectors[missing] = layout.shape(encoded.numpy())
+    return vectors, len(missing)
+
+
+def _write_side(
+    folder: Path,
+    side: str,
+    ids: list[str] | list[int],
+    vectors: npt.NDArray[np.float32],
+    layout: VectorFormat,
+    extra: Mapping[str, list[object]],
+) -> None:
+    write_vectors(
+        folder / f"{side}.parquet",
+        ids,
+        vectors,
+        id_column=f"{side[:-1]}_id",
+        precision=layout.precision,
+        extra=extra,
+    )
+
+
+def _write_users(folder: Path, recommender: Recommender, layout: VectorFormat, meter: Meter) -> None:
+    """Write one vector a user (of several interests, their mean)."""
+    histories, items = recommender.assembly.histories, recommender.catalogue_tensor
+    pieces = []
+    with meter("users") as advance:
+        for start in range(0, histories.num_users, _USERS):
+            rows = np.arange(start, min(start + _USERS, histories.num_users))
+            pieces.append(recommender.scoring.feed_user_vectors(rows, items).mean(dim=1).numpy())
+            advance(len(rows))
+    ids = restore_ids(histories.user_ids, histories.user_id_type)
+    _write_side(folder, "users", ids, layout.shape(np.concatenate(pieces)), layout, {})
+
+
+def _write_index(path: Path, vectors: npt.NDArray[np.float32], kind: IndexKind) -> dict[str, object]:
+    """Index vectors, and measure the index against exact search on a sample of the vectors themselves."""
+    from mmrec.search.faiss import FaissStore
+
+    store = FaissStore.build(vectors, kind=kind)
+    store.save(path)
+    chosen = np.random.default_rng(0).choice(len(vectors), min(SAMPLE, len(vectors)), replace=False)
+    queries, k = np.ascontiguousarray(vectors[chosen]), min(10, len(vectors))
+    start = time.perf_counter()
+    found = store.search(queries, k=k)
+    middle = time.perf_counter()
+    exact = ExactStore(vectors).search(queries, k=k)
+    end = time.perf_counter()
+    # Equal scores may come in any order: what counts is that the tenth is as good as the exact tenth.
+    good = found.scores >= exact.scores[:, -1:] - 1e-5
+    return {
+        "recall@10": round(recall(found.rows, exact.rows), 4),
+        "recall@10, ties counted": round(float(good.mean()), 4),
+        "queries a second over exact": round((end - middle) / max(middle - start, 1e-9), 2),
+    }

@@ -1,0 +1,156 @@
+"""Tables of requests in, tables of scores or recommendations out; streaming, whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from mmrec import columns
+from mmrec.assembly import Advance, Notify, ignore
+from mmrec.errors import RequestError
+from mmrec.inference.recommender import Recommender, scored_columns
+from mmrec.inference.requests import read_candidates, read_requests, read_users
+from mmrec.inference.scoring import Request
+from mmrec.inference.tables import row_writer
+
+SCORES = pa.schema(
+    [
+        (columns.REQUEST_ID, pa.string()),
+        (columns.CANDIDATE, pa.string()),
+        (columns.SCORE, pa.float32()),
+        (columns.RANK, pa.int64()),
+        (columns.PRESENT, pa.string()),
+        (columns.ERROR_MESSAGE, pa.string()),
+    ]
+)
+RECOMMENDATIONS = pa.schema(
+    [
+        (columns.USER_ID, pa.string()),
+        (columns.ITEM_ID, pa.string()),
+        (columns.SCORE, pa.float32()),
+        (columns.RANK, pa.int64()),
+        (columns.ERROR_MESSAGE, pa.string()),
+    ]
+)
+_GROUP = 64
+_T = TypeVar("_T")
+
+
+def score_file(
+    run: Path,
+    *,
+    requests: Path,
+    out: Path,
+    candidates: Path | None = None,
+    feed: Path | None = None,
+    device: str = "auto",
+    progress: Advance | None = None,
+    notify: Notify = ignore,
+) -> dict[str, object]:
+    """Score every request of a table; one row a candidate, in the order asked.
+
+    Args:
+        run: run folder.
+        requests: see :mod:`mmrec.inference.requests`.
+        out: parquet, csv, tsv or jsonl file.
+        candidates: table of candidates that all requests share.
+        feed: prepared feed, by default the run's own.
+        device: where to compute.
+        progress: told of every request.
+        notify: told what is about to be done.
+
+    Raises:
+        RequestError: a file that is no table of requests, or an unknown output format.
+    """
+    recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
+    known = recommender.assembly.catalogue.__contains__
+    shared = None if candidates is None else read_candidates(candidates, known=known)
+    counts = {"requests": 0, "candidates": 0, "scored": 0, "errors": 0}
+    with row_writer(out, SCORES) as writer:
+        asked = read_requests(requests, known=known, shared=shared)
+        for scored in recommender.scoring.score(asked, group=_GROUP):
+            writer.write(scored_columns(scored))
+            counts["requests"] += 1
+            counts["candidates"] += len(scored.candidates)
+            counts["errors"] += sum(message is not None for message in scored.error_messages)
+            if progress:
+                progress(1)
+    if counts["requests"] == 0:
+        raise RequestError("at least one request", got="an empty table", where=str(requests))
+    counts["scored"] = counts["candidates"] - counts["errors"]
+    encoded = recommender.vectors.num_encoded
+    return {**counts, "posts encoded": encoded, "file": str(out), "model": recommender.model_hash}
+
+
+def recommend_file(
+    run: Path,
+    *,
+    out: Path,
+    users: Path | None = None,
+    k: int = 20,
+    new_only: bool = False,
+    feed: Path | None = None,
+    device: str = "auto",
+    progress: Advance | None = None,
+    notify: Notify = ignore,
+) -> dict[str, object]:
+    """Write the k best items of the catalogue for every user of a table, or of the feed.
+
+    A user that is unknown or whose history cannot be read gets one row with an error.
+
+    Args:
+        run: run folder.
+        out: parquet, csv, tsv or jsonl file.
+        users: table with user_id or history; None takes every user of the feed.
+        k: items a user; all of them where the catalogue is smaller.
+        new_only: leave out the items of the user's history.
+        feed: prepared feed, by default the run's own.
+        device: where to compute.
+        progress: told of every user.
+        notify: told what is about to be done.
+    """
+    recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
+    histories, catalogue = recommender.assembly.histories, recommender.assembly.catalogue
+    asked: Iterable[Request] = (
+        (Request(str(user_id), (), user_id=str(user_id)) for user_id in histories.user_ids)
+        if users is None
+        else read_users(users, known=catalogue.__contains__)
+    )
+    counts = {"users": 0, "rows": 0, "errors": 0}
+    with row_writer(out, RECOMMENDATIONS) as writer:
+        for group in _groups(asked, _GROUP):
+            answer = recommender.scoring.users(group)
+            rows, scores = recommender.top_items(answer.vectors, k=k, leave_out=answer.seen if new_only else None)
+            for index, request in enumerate(group):
+                error = answer.error_messages[index]
+                kept = np.flatnonzero(rows[index] >= 0) if error is None else np.zeros(0, dtype=np.int64)
+                ids = list(catalogue.item_ids[rows[index][kept]])
+                failed = [error] if error is not None else []
+                writer.write(
+                    {
+                        columns.USER_ID: [request.request_id] * (len(ids) + len(failed)),
+                        columns.ITEM_ID: [*ids, *(None for _ in failed)],
+                        columns.SCORE: [*(float(score) for score in scores[index][kept]), *(None for _ in failed)],
+                        columns.RANK: [*range(1, len(ids) + 1), *(0 for _ in failed)],
+                        columns.ERROR_MESSAGE: [*(None for _ in ids), *failed],
+                    }
+                )
+                counts["users"] += 1
+                counts["rows"] += len(ids)
+                counts["errors"] += len(failed)
+                if progress:
+                    progress(1)
+    if counts["users"] == 0:
+        raise RequestError("at least one user", got="an empty table", where=str(users))
+    return {**counts, "file": str(out), "model": recommender.model_hash}
+
+
+def _groups(entries: Iterable[_T], size: int) -> Iterator[Sequence[_T]]:
+    iterator = iter(entries)
+    while group := list(islice(iterator, size)):
+        yield group

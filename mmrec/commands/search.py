@@ -1,0 +1,151 @@
+"""A question in words, pictures, items or a user in; posts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mmrec import columns
+from mmrec.commands.export import CONTENT_HASH, INDEX_FILE
+from mmrec.errors import RequestError
+from mmrec.inference.export import VectorFolder
+from mmrec.inference.posts import Post
+from mmrec.inference.recommender import Recommender
+from mmrec.inference.scoring import Request
+from mmrec.search.index import ExactStore, Store
+from mmrec.search.where import where_mask
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Found:
+    """Posts that were found, best first.
+
+    Args:
+        columns: of the rows.
+        rows: one a post.
+        note: why there are fewer than asked for, or empty.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    note: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return {"found": [dict(zip(self.columns, row, strict=True)) for row in self.rows], "note": self.note}
+
+
+def search_vectors(
+    vectors: Path,
+    *,
+    text: str | None = None,
+    images: Sequence[Path] = (),
+    items: Sequence[str] = (),
+    user: str | None = None,
+    where: str = "",
+    k: int = 10,
+    run: Path | None = None,
+    device: str = "auto",
+) -> Found:
+    """Find posts in an export.
+
+    Text and pictures are encoded together, as one post.  Several questions are averaged as unit vectors.  A question
+    about content leaves the bias (the general appeal of a post) out; a question about a user counts it.
+
+    Args:
+        vectors: folder of an export.
+        text: a caption.
+        images: picture files.
+        items: item ids of the export.
+        user: user id of the export's feed.
+        where: conditions on attributes.
+        k: posts wanted.
+        run: run that encodes the question; by default the one that exported.
+        device: where to compute.
+
+    Raises:
+        ArtifactError: no export, or one of another model than the run's.
+        RequestError: nothing asked, an unknown item or user, an unreadable picture, or a condition that is none.
+    """
+    folder = VectorFolder.open(vectors)
+    ids, matrix = folder.vectors("items")
+    table = folder.table()
+    allowed = where_mask(table, where) if where.strip() else None
+    query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, run=run, device=device)
+    store = _store(folder, matrix)
+    possible = len(ids) if allowed is None else int(allowed.sum())
+    hits = store.search(query[None], k=min(k, len(ids)), allowed=allowed)
+    note = "" if possible >= k else f"only {possible} of {len(ids)} posts meet the conditions; {k} were asked for"
+    return _present(hits.rows[0], hits.scores[0], table, note)
+
+
+def _store(folder: VectorFolder, matrix: npt.NDArray[np.float32]) -> Store:
+    path = folder.folder / INDEX_FILE
+    if not path.is_file():
+        return ExactStore(matrix)
+    from mmrec.search.faiss import FaissStore
+
+    return FaissStore.open(path)
+
+
+def _query(
+    folder: VectorFolder,
+    ids: npt.NDArray[np.object_],
+    matrix: npt.NDArray[np.float32],
+    *,
+    text: str | None,
+    images: Sequence[Path],
+    items: Sequence[str],
+    user: str | None,
+    run: Path | None,
+    device: str,
+) -> npt.NDArray[np.float32]:
+    layout = folder.format
+    content = matrix.shape[1] - int(layout.has_bias and not layout.normalised)
+    directions, bias = [], 0.0
+    if text or images or user:
+        place = Path(str(folder.manifest["run"])) if run is None else run
+        recommender = Recommender.load(place, device=device)
+        folder.require_model(recommender.model_hash)
+        if text or images:
+            post = Post(caption=text, image=list(images) or None)
+            directions.append(layout.shape(recommender.embed([post]))[0, :content])
+        if user is not None:
+            asked = recommender.scoring.users([Request("search", (), user_id=user)])
+            if asked.error_messages[0] is not None:
+                raise RequestError("a known user", got=asked.error_messages[0], where="--user")
+            vector = layout.shape(asked.vectors.mean(dim=1).numpy())[0]
+            directions.append(vector[:content])
+            # Scaled with the direction, so that user and bias keep their proportion.
+            bias = 1.0 / max(float(np.linalg.norm(vector[:content])), 1e-12)
+    known = {str(item_id): row for row, item_id in enumerate(ids)}
+    for item_id in items:
+        if item_id not in known:
+            raise RequestError("the id of an exported item", got=repr(item_id), where="--item")
+        directions.append(matrix[known[item_id], :content])
+    if not directions:
+        raise RequestError("a text, a picture, an item or a user", got="nothing", where="search")
+    units = [direction / max(float(np.linalg.norm(direction)), 1e-12) for direction in directions]
+    query = np.mean(units, axis=0)
+    tail = [bias / len(directions)] if content < matrix.shape[1] else []
+    return np.concatenate([query, tail]).astype(np.float32)
+
+
+def _present(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], table: pd.DataFrame, note: str) -> Found:
+    kept = rows >= 0
+    names = [name for name in table.columns if name not in {columns.ITEM_ID, columns.CAPTION, CONTENT_HASH}][:4]
+    found = []
+    for rank, (row, score) in enumerate(zip(rows[kept], scores[kept], strict=True), start=1):
+        entry = table.iloc[int(row)]
+        caption = "" if entry[columns.CAPTION] is None else str(entry[columns.CAPTION])
+        short = caption if len(caption) <= _SHOWN else caption[: _SHOWN - 1] + "…"
+        shown = tuple(None if pd.isna(entry[name]) else str(entry[name]) for name in names)
+        found.append((rank, entry[columns.ITEM_ID], round(float(score), 4), short, *shown))
+    return Found(("rank", columns.ITEM_ID, columns.SCORE, columns.CAPTION, *names), tuple(found), note)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The main job from end to end on a feed whose truth is known: synthesise, prepare, train, evaluate, score posts that
+# nobody has seen, export, search.  Everything goes to ./demo; run it again and it starts afresh.
+set -euo pipefail
+out=demo
+say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+
+rm -rf "$out"
+say mmrec convert-weights efficientnet_lite0
+say mmrec-data synthesize --out "$out/feed"
+say mmrec-data prepare "$out/feed" --out "$out/prepared" --caption title,description
+say mmrec-data audit "$out/prepared"
+
+train() { say mmrec train configs/demo.yaml --feed "$out/prepared" --out "$out/runs/$1" "${@:2}"; }
+train fused
+train text_only --set encoders.image=none --set encoders.item_id=none
+train image_only --set encoders.text=none --set encoders.item_id=none
+train id_only --set encoders.text=none --set encoders.image=none
+say mmrec evaluate "$out/runs/fused" --split test
+
+say python scripts/demo_posts.py "$out" --number 5
+say mmrec score "$out/runs/fused" --requests "$out/new/requests.jsonl" --out "$out/scores.csv"
+head -n 6 "$out/scores.csv"
+say mmrec recommend "$out/runs/fused" -k 5 --out "$out/top.csv"
+say mmrec export "$out/runs/fused" --out "$out/vectors" --store faiss
+say mmrec search "$out/vectors" --text "$(python scripts/demo_posts.py "$out" --first-caption)" -k 5
+
+say python scripts/demo_summary.py "$out"
+echo
+echo "Open $out/runs/fused/evaluation/test/report.html"
