@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from mmrec.config import (
     Config,
@@ -288,7 +287,9 @@ def users_with_item(histories: Histories, split: Split) -> npt.NDArray[np.int64]
     return np.bincount(pairs % num_items, minlength=num_items)
 
 
-def build_optimizer(config: Config, model: RecommenderModel, encoders: Mapping[str, BuiltEncoder]) -> Optimizer:
+def build_optimizer(
+    config: Config, model: RecommenderModel, encoders: Mapping[str, BuiltEncoder]
+) -> torch.optim.Optimizer:
     """Build AdamW with the rates of the configuration."""
     rates = {
         name: EncoderRate(

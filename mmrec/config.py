@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,7 +40,7 @@ class Tuning(Settings):
     """Each block below learns at this share of the one above it."""
 
     @model_validator(mode="after")
-    def _blocks_match_mode(self) -> Self:
+    def _blocks_match_mode(self) -> Tuning:
         if (self.mode == "top") != (self.blocks > 0):
             raise ValueError("blocks must be positive when mode is 'top', and 0 otherwise")
         return self
@@ -276,7 +276,7 @@ class Config(Settings):
     """The training loop."""
 
     @model_validator(mode="after")
-    def _encoders_fit_modalities(self) -> Self:
+    def _encoders_fit_modalities(self) -> Config:
         fits: dict[str, tuple[type[Settings], ...]] = {
             "text": (TransformersText, OpenClipText),
             "image": (TimmImage, OpenClipImage),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float, Int
 
 from data_tools.synthesis.filtering import Knowledge, Questions, forecast
@@ -57,7 +58,7 @@ def _ranks(scores: Float[np.ndarray, "users items"], targets: Int[np.ndarray, " 
     return np.asarray((scores >= own[:, None]).sum(axis=1), dtype=np.int64)
 
 
-def _figures(ranks: list[Int[np.ndarray, " users"]]) -> dict[str, float]:
+def _figures(ranks: list[npt.NDArray[np.int64]]) -> dict[str, float]:
     rank = np.concatenate(ranks)
     hit = rank <= 10
     return {

@@ -70,7 +70,8 @@ def _save(folder: Path, picture: Image.Image, stem: str, *, png: bool) -> str:
 def _save_damaged(folder: Path, stem: str, *, side: int, fault: int) -> str:
     """Write a file that ends too early, one that is no picture, or an empty one, in turn."""
     name = f"{IMAGES}/{stem}.jpg"
-    Image.effect_noise((side, side), 64.0).convert("RGB").save(folder / name)
+    pixels = np.random.default_rng(fault).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes((whole[: len(whole) // 3], b"<html>404 Not Found</html>", b"")[fault % 3])
     return name

@@ -228,14 +228,14 @@ class OpenClipVitStack:
         self.side = side
         self.class_token = True
 
-    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the patch embedding and the first ``stop`` blocks, and the final norm when these are all."""
         tokens = self._embed(pixels)
         for block in self.layers.blocks[:stop]:
             tokens = block(tokens)
         return cast("Tensor", self._norm(tokens)) if stop == len(self.layers.blocks) else tokens
 
-    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+    def above(self, tokens: Float[Tensor, "batch tokens inner"], *, start: int) -> Float[Tensor, "batch patches dim"]:
         """Run the blocks from ``start`` on and the final norm."""
         for block in self.layers.blocks[start:]:
             tokens = block(tokens)
@@ -258,14 +258,14 @@ class ResNetStack:
         self.side = side
         self.class_token = False
 
-    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the stem and the first ``stop`` stages."""
         states = self._stem(pixels)
         for stage in self.layers.blocks[:stop]:
             states = stage(states)
         return map_to_tokens(states)
 
-    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+    def above(self, tokens: Float[Tensor, "batch tokens inner"], *, start: int) -> Float[Tensor, "batch patches dim"]:
         """Run the stages from ``start`` on."""
         states = tokens_to_map(tokens)
         for stage in self.layers.blocks[start:]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,10 +19,11 @@ TRUNK_PICTURES = 256
 """Pictures that go through the frozen blocks at once."""
 
 
+@runtime_checkable
 class ImageStack(Protocol):
     """An image network that can be run in two parts.
 
-    Between the parts travel tokens of shape (batch, tokens, width); the width below the last block may differ from
+    Between the parts travel tokens of shape (batch, tokens, inner); the inner width below the last block may differ from
     ``dim``.
 
     Attributes:
@@ -37,11 +38,11 @@ class ImageStack(Protocol):
     class_token: bool
     side: int
 
-    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the stem and the first ``stop`` blocks, and the head when these are all."""
         ...
 
-    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+    def above(self, tokens: Float[Tensor, "batch tokens inner"], *, start: int) -> Float[Tensor, "batch patches dim"]:
         """Run the blocks from ``start`` on and the head."""
         ...
 
@@ -100,6 +101,8 @@ class ImageEncoder(nn.Module):
             return content
         assert isinstance(content, ImageContent), type(content)
         assert self.has_trunk
+        if len(content) == 0:
+            return self._nothing(content.pixels.device)
         with torch.no_grad(), torch.autocast(content.pixels.device.type, enabled=False):
             pieces = [self._run_frozen(pixels) for pixels in torch.split(content.pixels, TRUNK_PICTURES)]
             tokens = torch.cat(pieces)
@@ -111,13 +114,15 @@ class ImageEncoder(nn.Module):
     def forward(self, content: Content) -> TokenStates:
         """Encode pictures, or go on from the trunk's states; float32 out."""
         if isinstance(content, ImageContent):
+            if len(content) == 0:
+                return self._nothing(content.pixels.device)
             if not self.has_trunk:
                 tokens = self._stack.below(self._normalise(content.pixels), stop=self.num_blocks)
                 self._count(tokens)
                 return _as_states(self._pool(tokens).float())
             content = self.trunk(content)
         assert isinstance(content, TokenStates), type(content)
-        if self.trunk_blocks == self.num_blocks:
+        if self.trunk_blocks == self.num_blocks or len(content) == 0:
             return content
         below = _as_tokens(content).to(self._dtype)
         return _as_states(self._pool(self._stack.above(below, start=self.trunk_blocks)).float())
@@ -144,7 +149,10 @@ class ImageEncoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def _run_frozen(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
+    def _nothing(self, device: torch.device) -> TokenStates:
+        return TokenStates(torch.zeros(0, self.dim, device=device), torch.zeros(0, dtype=torch.long, device=device))
+
+    def _run_frozen(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens inner"]:
         """Run the frozen blocks, never on a single picture.
 
         One picture may take another code path on a CPU, which differs in the last bits; rounded to half precision,
@@ -166,7 +174,7 @@ class ImageEncoder(nn.Module):
         pooled = functional.adaptive_avg_pool2d(patches, self.token_grid).flatten(2).transpose(1, 2)
         return torch.cat([tokens[:, :first], pooled], dim=1)
 
-    def _count(self, tokens: Float[Tensor, "batch tokens width"]) -> None:
+    def _count(self, tokens: Float[Tensor, "batch tokens inner"]) -> None:
         count = tokens.shape[0] * tokens.shape[1]
         self.work.add(contents=len(tokens), real_tokens=count, padded_tokens=count)
 
@@ -194,23 +202,23 @@ class ImageEncoder(nn.Module):
             )
 
 
-def _as_states(tokens: Float[Tensor, "batch tokens width"]) -> TokenStates:
+def _as_states(tokens: Float[Tensor, "batch tokens inner"]) -> TokenStates:
     lengths = torch.full((len(tokens),), tokens.shape[1], dtype=torch.long, device=tokens.device)
     return TokenStates(tokens.flatten(0, 1), lengths)
 
 
-def _as_tokens(content: TokenStates) -> Float[Tensor, "batch tokens width"]:
+def _as_tokens(content: TokenStates) -> Float[Tensor, "batch tokens inner"]:
     """Undo :func:`_as_states`: all pictures of one encoder have equally many tokens."""
-    count = content.states.shape[0] // max(1, len(content))
+    count = content.states.shape[0] // len(content)
     return content.states.reshape(len(content), count, content.states.shape[1])
 
 
-def map_to_tokens(states: Tensor) -> Float[Tensor, "batch tokens width"]:
-    """Turn a feature map (batch, width, rows, columns) into tokens; tokens stay what they are."""
+def map_to_tokens(states: Tensor) -> Float[Tensor, "batch tokens inner"]:
+    """Turn a feature map (batch, inner, rows, columns) into tokens; tokens stay what they are."""
     return states if states.ndim == 3 else states.flatten(2).transpose(1, 2)
 
 
-def tokens_to_map(tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch width rows columns"]:
+def tokens_to_map(tokens: Float[Tensor, "batch tokens inner"]) -> Float[Tensor, "batch inner rows columns"]:
     """Undo :func:`map_to_tokens`; pictures are square."""
     side = _square(tokens.shape[1])
     return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], side, side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from mmrec.errors import ConfigError
 PROBE_TOKENS = 5
 
 
+@runtime_checkable
 class TextStack(Protocol):
     """A text network that can be run in two parts.
 

@@ -123,7 +123,7 @@ class TimmStack:
         self.class_token = self._prefix > 0 and getattr(model, "cls_token", None) is not None
         self._features = cast("Callable[[Tensor], Tensor]", model.forward_features)
 
-    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens width"]:
+    def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the stem and the first ``stop`` blocks, and the head when these are all."""
         if stop == len(self.layers.blocks):
             return self._final(self._features(pixels))
@@ -133,7 +133,7 @@ class TimmStack:
             states = block(states)
         return map_to_tokens(states)
 
-    def above(self, tokens: Float[Tensor, "batch tokens width"], *, start: int) -> Float[Tensor, "batch patches dim"]:
+    def above(self, tokens: Float[Tensor, "batch tokens inner"], *, start: int) -> Float[Tensor, "batch patches dim"]:
         """Run the blocks from ``start`` on and the head."""
         assert self._parts is not None
         states = tokens_to_map(tokens) if self._parts.maps else tokens

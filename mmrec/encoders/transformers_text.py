@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ FIRST_MODULES = ("embeddings", "embeddings_project")
 WHERE = "encoders.text.model"
 
 
+@runtime_checkable
 class _ModelConfig(Protocol):
     """The fields of a transformers config that are read here."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmrec.errors import RequestError
-from mmrec.preprocessing.pictures import decode_picture
+from mmrec.preprocessing.pictures import fit_within, load_picture
 from mmrec.storage import content_hash
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -66,25 +67,29 @@ def _pictures(image: Picture | Sequence[Picture] | None) -> list[Picture]:
     return list(image)
 
 
-def _decode(picture: Picture, *, root: Path | None) -> npt.NDArray[np.uint8]:
+def _decode(picture: Picture, *, side: int, root: Path | None) -> npt.NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        buffer = io.BytesIO()
+        # Through a file, so that rotation, transparency and depth are treated as everywhere else.
+        picture.save(buffer, format="PNG", exif=picture.getexif())
+        return load_picture(buffer.getvalue(), side=side)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise RequestError(
                 "a picture array (height, width, 3) of uint8", got=f"{picture.shape} {picture.dtype}", where="Post"
             )
-        return picture
+        return fit_within(picture, side)
     if isinstance(picture, bytes):
-        return decode_picture(picture)
-    return decode_picture(Path(picture) if root is None else root / picture)
+        return load_picture(picture, side=side)
+    return load_picture(Path(picture) if root is None else root / picture, side=side)
 
 
-def decode_post(post: Post, *, max_images: int, root: Path | None = None) -> DecodedPost:
-    """Decode a post's pictures.
+def decode_post(post: Post, *, side: int, max_images: int, root: Path | None = None) -> DecodedPost:
+    """Decode a post's pictures, as a prepared feed would hold them.
 
     Args:
         post: the post.
+        side: longest side in pixels that pictures are shrunk to, that of the prepared feed.
         max_images: pictures used, the first ones.
         root: folder that relative paths start from; None takes the working folder.
 
@@ -92,7 +97,7 @@ def decode_post(post: Post, *, max_images: int, root: Path | None = None) -> Dec
         PictureError: a picture cannot be read; the reason is in the message.
         RequestError: a picture array of the wrong shape.
     """
-    pictures = tuple(_decode(picture, root=root) for picture in _pictures(post.image)[:max_images])
+    pictures = tuple(_decode(picture, side=side, root=root) for picture in _pictures(post.image)[:max_images])
     caption = post.caption if post.caption and post.caption.strip() else None
     pieces: list[bytes | str] = [caption or ""]
     for picture in pictures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.posts import DecodedPost, Post, decode_post
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
-from mmrec.preprocessing.pictures import fit_within
 from mmrec.preprocessing.text import TextPreprocessor
 
 
@@ -172,8 +171,7 @@ class ItemVectors:
         )
 
     def _decode(self, post: Post) -> DecodedPost:
-        whole = decode_post(post, max_images=self._max_images)
-        return replace(whole, pictures=tuple(fit_within(picture, self._side) for picture in whole.pictures))
+        return decode_post(post, side=self._side, max_images=self._max_images)
 
     def _known(self, rows: Mapping[str, int]) -> dict[str, Tensor]:
         if self.table is not None:

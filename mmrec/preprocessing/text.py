@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -34,6 +34,7 @@ class TokenisedTexts:
     truncated: int
 
 
+@runtime_checkable
 class _Words(Protocol):
     """A tokenizer with its limit already set."""
 
