@@ -195,6 +195,8 @@ class Targets(Movable):
         value: shape (targets,), NaN where the event has none.
         weight: shape (targets,), weight in the loss.
         impression: shape (targets,), number of the impression, -1 where unknown.
+        together: shape (targets,), True where the predicting slot lies at the target's own instant (a basket that
+            training put in an order); outside training never.
     """
 
     user_index: Int[Tensor, " targets"]
@@ -204,6 +206,7 @@ class Targets(Movable):
     value: Float[Tensor, " targets"]
     weight: Float[Tensor, " targets"]
     impression: Int[Tensor, " targets"]
+    together: Bool[Tensor, " targets"]
 
     def __len__(self) -> int:
         return len(self.user_index)

@@ -65,12 +65,13 @@ def load_open_clip(
         ConfigError: no such model or weights; near names are listed.
     """
     source = _source(name)
-    tag = None if random_weights or Path(pretrained or "").suffix == ".safetensors" else pretrained
     try:
         with seeded(seed), _quiet():
+            path = None if random_weights else _weights_file(name, source, pretrained)
+            tag = None if random_weights or Path(pretrained or "").is_file() else pretrained
             model = open_clip.create_model(source, pretrained=tag, load_weights=False, pretrained_text=False)
-            if not random_weights:
-                open_clip.load_checkpoint(model, str(_weights_file(name, source, pretrained)))
+            if path is not None:
+                open_clip.load_checkpoint(model, str(path))
         text = open_clip.get_model_config(source)["text_cfg"]
     except ConfigError:
         raise
@@ -85,7 +86,7 @@ def load_open_clip(
         std=tuple(preprocess["std"]),
         side=int(size if isinstance(size, int) else size[-1]),
         context_length=int(text.get("context_length", 77)),
-        reads_padding=bool(text.get("no_causal_mask")) and not text.get("use_pad_mask"),
+        reads_padding=bool(text.get("no_causal_mask")),
     )
 
 

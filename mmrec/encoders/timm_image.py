@@ -18,6 +18,7 @@ from mmrec.encoders.image import ImageEncoder, map_to_tokens, tokens_to_map
 from mmrec.encoders.tuning import Layers
 from mmrec.encoders.weights import find_weights, read_statistics, resolve_model, seeded, unusable_model
 from mmrec.errors import ConfigError, near_names
+from mmrec.storage import read_json
 
 WHERE = "encoders.image.model"
 HUB = "hf-hub:"
@@ -59,7 +60,7 @@ def load_timm_model(
     """
     source = _source(name)
     path = None if random_weights else _weights_file(name, source, weights)
-    overlay = None if path is None else {"file": str(path), "custom_load": False}
+    overlay = None if path is None else {"file": str(path), "source": "", "custom_load": False}
     try:
         with seeded(seed):
             size = {} if side is None or not _config(source).fixed_input_size else {"img_size": side}
@@ -184,12 +185,17 @@ class _Config:
 def _config(source: str) -> _Config:
     prefix, separator, rest = source.partition(":")
     if separator and prefix == "local-dir":
-        values, _, _ = timm.models.load_model_config_from_path(rest)
+        whole = read_json(Path(rest) / "config.json")
+        values = cast("dict[str, object]", whole.get("pretrained_cfg", whole))
     elif separator:
         values, _, _ = timm.models.load_model_config_from_hf(rest)
     else:
         values = timm.get_pretrained_cfg(source).to_dict()
-    return _Config(bool(values.get("fixed_input_size")), values.get("hf_hub_id"), values.get("hf_hub_filename"))
+    return _Config(
+        fixed_input_size=bool(values.get("fixed_input_size")),
+        hub_id=cast("str | None", values.get("hf_hub_id")),
+        hub_file=cast("str | None", values.get("hf_hub_filename")),
+    )
 
 
 def _source(name: str) -> str:

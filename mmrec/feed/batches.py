@@ -115,6 +115,15 @@ def _target_slots(windows: Windows) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     return np.flatnonzero(asked), before[asked]
 
 
+def _together(
+    histories: Histories, windows: Windows, index: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Return whether the slot that predicts a target happened at the target's own time."""
+    times = np.asarray(histories.timestamps[windows.events])
+    starts = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)[index]
+    return np.asarray((slots >= 0) & (times[starts + np.maximum(slots, 0)] == times[index]), dtype=np.bool_)
+
+
 def collate(
     histories: Histories, windows: Windows, reader: ItemReader, *, negatives: npt.NDArray[np.int64]
 ) -> HistoryBatch:
@@ -149,6 +158,7 @@ def collate(
             value=torch.full((count,), float("nan")) if values is None else torch.from_numpy(values[targets].copy()),
             weight=torch.ones(count),
             impression=torch.full((count,), -1),
+            together=torch.from_numpy(_together(histories, windows, index, slots)),
         ),
         negatives=torch.from_numpy(inverse[len(item_rows) :].astype(np.int64)),
         user_rows=torch.from_numpy(np.ascontiguousarray(windows.user_rows)),

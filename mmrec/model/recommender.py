@@ -9,12 +9,16 @@ from torch.nn import functional
 
 from mmrec.batch import HistoryBatch, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
 from mmrec.model.item_encoder import EncodedItems, ItemEncoder, Views
+from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.scorer import Scorer
 from mmrec.model.user_encoder import UserEncoder
 
 
 class RecommenderModel(nn.Module):
     """Three verbs, and ``forward`` for training.
+
+    Who comes back later may choose again what they had; within one basket nobody does.  The mean of the history
+    therefore joins the state once more, by a learned weight, when the question is about a later instant.
 
     Args:
         item_encoder: items to vectors.
@@ -37,8 +41,10 @@ class RecommenderModel(nn.Module):
         assert item_encoder.dim == scorer.dim
         self.item_encoder = item_encoder
         self.user_encoder = user_encoder
+        self._habits = MeanUserEncoder()
         self.scorer = scorer
         self.dim, self.width = scorer.dim, scorer.width
+        self.revisit = nn.Parameter(torch.full((scorer.dim,), 0.5))
         self.contrastive_modalities = contrastive_modalities
         comparable = all(name in item_encoder.modalities for name in contrastive_modalities)
         self.contrastive_items = contrastive_items if comparable else 0
@@ -54,7 +60,8 @@ class RecommenderModel(nn.Module):
             users: histories as positions in ``item_embeddings``.
             item_embeddings: what ``encode_items`` returned.
         """
-        states = self.scorer.user_vectors(self._states(users, item_embeddings))
+        states, habits = self._states(users, item_embeddings)
+        states = self.scorer.user_vectors(states + self.revisit * habits)
         stranger = self.scorer.stranger_vector().expand(len(users), 1, -1)
         vectors = torch.cat([stranger.to(states.dtype), states], dim=1)
         last = users.valid.sum(dim=1)
@@ -72,31 +79,35 @@ class RecommenderModel(nn.Module):
         """Encode the batch's distinct items once; give each target the user vector that predicts it."""
         encoded = self.item_encoder.encode(batch.items)
         item_embeddings = self.scorer.item_vectors(encoded.vectors)
-        states = self._states(batch.users, item_embeddings)
+        states, habits = self._states(batch.users, item_embeddings)
         views = self._views(encoded)
         return ModelOutput(
             item_embeddings=item_embeddings,
-            target_vectors=self._target_vectors(states, batch.targets),
+            target_vectors=self._target_vectors(states, habits, batch.targets),
             views={name: functional.normalize(vectors, dim=1, eps=1e-6) for name, vectors in views.vectors.items()},
             view_contents=views.contents,
         )
 
     def _states(
         self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]
-    ) -> Float[Tensor, "users time dim"]:
+    ) -> tuple[Float[Tensor, "users time dim"], Float[Tensor, "users time dim"]]:
+        """Return the states, and the mean of each slot's history, both with coordinates about one."""
         if not users.valid.numel():
-            return item_embeddings.new_zeros(*users.valid.shape, self.dim)
+            nothing = item_embeddings.new_zeros(*users.valid.shape, self.dim)
+            return nothing, nothing
         vectors = functional.embedding(users.item_positions, self.scorer.content(item_embeddings))
         states: Tensor = self.user_encoder(users, vectors)
-        return states
+        return states, self._habits(users, vectors)
 
     def _target_vectors(
-        self, states: Float[Tensor, "users time dim"], targets: Targets
+        self, states: Float[Tensor, "users time dim"], habits: Float[Tensor, "users time dim"], targets: Targets
     ) -> Float[Tensor, "targets width"]:
         """Pick the predicting states; ``time_index`` -1 means "no history yet"."""
         num_users, time, dim = states.shape
         slots = targets.user_index * time + targets.time_index.clamp(min=0)
-        chosen = self.scorer.user_vectors(functional.embedding(slots, states.reshape(num_users * time, dim)))
+        chosen = functional.embedding(slots, states.reshape(num_users * time, dim))
+        again = self.revisit * functional.embedding(slots, habits.reshape(num_users * time, dim))
+        chosen = self.scorer.user_vectors(chosen + ~targets.together.unsqueeze(1) * again)
         known = (targets.time_index >= 0).unsqueeze(1)
         return torch.where(known, chosen, self.scorer.stranger_vector().to(chosen.dtype))
 

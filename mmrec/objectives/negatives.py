@@ -128,10 +128,11 @@ def exclusion_pairs(
         valid: shape (users, time), True where the slot is a real event.
         instants: shape (users, time), non-decreasing rank of each slot's instant.
         user_index: shape (targets,), row of each target's user.
-        time_index: shape (targets,), slot whose state predicts the target; the rest of its instant counts as past.
+        time_index: shape (targets,), slot whose state predicts the target, -1 where nothing precedes it; the rest of
+            the slot's instant counts as past.
     """
     now = instants[user_index, time_index].unsqueeze(1)
-    past = valid[user_index] & (instants[user_index] <= now)
+    past = valid[user_index] & (instants[user_index] <= now) & (time_index >= 0).unsqueeze(1)
     target_index, slots = past.nonzero(as_tuple=True)
     return Pairs(target_index, history_items[user_index[target_index], slots])
 

@@ -265,7 +265,7 @@ class TestForecast:
         questions = last_click_questions(truth, clicks, np.arange(5))
         found = forecast(truth, questions, "nothing")
         reach = found > 0
-        assert (np.diff((found / truth.posts.appeal)[0][reach[0]]) == pytest.approx(0.0, abs=1e-12))
+        assert np.diff((found / truth.posts.appeal)[0][reach[0]]) == pytest.approx(0.0, abs=1e-12)
         np.testing.assert_allclose(found.sum(axis=1), 1.0)
 
     def test_the_forecast_is_calibrated(self) -> None:

