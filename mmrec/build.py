@@ -30,7 +30,7 @@ from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ItemReader
 from mmrec.feed.loader import HistoryLoader
-from mmrec.feed.splits import WARM, Split
+from mmrec.feed.splits import Split
 from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
 from mmrec.model.gru import GruUserEncoder
 from mmrec.model.item_encoder import ItemEncoder
@@ -245,8 +245,18 @@ def _build_user_encoder(config: Config, *, num_events: int) -> UserEncoder:
             return MeanUserEncoder()
 
 
-def build_loader(config: Config, histories: Histories, split: Split, reader: ItemReader) -> HistoryLoader:
-    """Build the training batches of a feed."""
+def build_loader(
+    config: Config, histories: Histories, split: Split, reader: ItemReader, *, negatives: npt.NDArray[np.bool_]
+) -> HistoryLoader:
+    """Build the training batches of a feed.
+
+    Args:
+        config: the run's configuration.
+        histories: the feed's interactions.
+        split: tells which of them may be used.
+        reader: gives the items' contents.
+        negatives: shape (items,), items that may be taken as not chosen.
+    """
     train, objective = config.train, config.objective
     in_batch = objective.kind == "in_batch_softmax"
     return HistoryLoader(
@@ -255,6 +265,7 @@ def build_loader(config: Config, histories: Histories, split: Split, reader: Ite
         reader,
         batch_users=train.batch_users,
         history_length=train.history_length,
+        negatives=negatives,
         num_negatives=0 if objective.kind == "mse" else objective.negatives,
         simultaneous=train.simultaneous,
         seed=train.seed,
@@ -264,8 +275,19 @@ def build_loader(config: Config, histories: Histories, split: Split, reader: Ite
     )
 
 
-def build_loss(config: Config, histories: Histories, split: Split, loader: HistoryLoader) -> TrainingLoss:
-    """Build the objective, with what it knows of the feed."""
+def build_loss(
+    config: Config, histories: Histories, split: Split, *, num_windows: int, negatives: npt.NDArray[np.bool_]
+) -> TrainingLoss:
+    """Build the objective, with what it knows of the feed.
+
+    Args:
+        config: the run's configuration.
+        histories: the feed's interactions.
+        split: tells which of them may be used.
+        num_windows: windows of an epoch; the in-batch correction takes each for a user that shows an item once, which
+            is exact where every history fits one window.
+        negatives: shape (items,), items that may be taken as not chosen.
+    """
     objective = config.objective
     return TrainingLoss(
         kind=objective.kind,
@@ -273,9 +295,9 @@ def build_loss(config: Config, histories: Histories, split: Split, loader: Histo
         mask_history=objective.mask_history,
         contrastive_weight=objective.contrastive_weight,
         sampled_zeros=objective.kind == "bce" and objective.negatives > 0,
-        num_users=loader.num_windows,
+        num_users=num_windows,
         users_with_item=torch.from_numpy(users_with_item(histories, split)),
-        eligible=torch.from_numpy(split.item_roles == WARM),
+        eligible=torch.from_numpy(negatives),
     )
 
 

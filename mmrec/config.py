@@ -193,7 +193,8 @@ class Objective(Settings):
     kind: Literal["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"] = "full_softmax"
     """full_softmax: the whole catalogue, fresh where the batch has the item, from the bank elsewhere."""
     negatives: Count = 256
-    """Items drawn uniformly from the catalogue and encoded afresh in every step."""
+    """Items drawn uniformly from the catalogue and encoded afresh in every step; ``bce`` takes them for values of 0, so
+    set 0 where the feed has zeros of its own."""
     bank_refresh: Positive = 100
     """Steps between two refreshes of the bank of catalogue vectors."""
     mask_history: bool = False

@@ -10,3 +10,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 install_import_hook(["mmrec", "data_tools"], "beartype.beartype")
+
+pytest_plugins = ["tests.tiny_run"]

@@ -157,7 +157,9 @@ def _train(
     meter: Meter,
 ) -> TrainResult:
     config, model = assembly.config, assembly.model
-    loader = build_loader(config, assembly.histories, split, assembly.reader)
+    negatives = split.trainable_items(assembly.histories, assembly.catalogue.first_seen)
+    loader = build_loader(config, assembly.histories, split, assembly.reader, negatives=negatives)
+    loss = build_loss(config, assembly.histories, split, num_windows=loader.num_windows, negatives=negatives)
     generator = np.random.default_rng(config.train.seed)
     sample = np.sort(generator.choice(len(assembly.catalogue), min(CALIBRATION_ITEMS, len(assembly.catalogue)), False))
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
@@ -190,7 +192,7 @@ def _train(
 
         return train(
             model=model,
-            loss=build_loss(config, assembly.histories, split, loader).to(assembly.device),
+            loss=loss.to(assembly.device),
             optimizer=build_optimizer(config, model, assembly.encoders),
             loader=loader,
             settings=settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -104,7 +105,7 @@ class ImageEncoder(nn.Module):
         if len(content) == 0:
             return self._nothing(content.pixels.device)
         with torch.no_grad(), torch.autocast(content.pixels.device.type, enabled=False):
-            pieces = [self._run_frozen(pixels) for pixels in torch.split(content.pixels, TRUNK_PICTURES)]
+            pieces = [self._below(pixels) for pixels in torch.split(content.pixels, TRUNK_PICTURES)]
             tokens = torch.cat(pieces)
             self._count(tokens)
             if self.trunk_blocks == self.num_blocks:
@@ -117,7 +118,7 @@ class ImageEncoder(nn.Module):
             if len(content) == 0:
                 return self._nothing(content.pixels.device)
             if not self.has_trunk:
-                tokens = self._stack.below(self._normalise(content.pixels), stop=self.num_blocks)
+                tokens = self._below(content.pixels)
                 self._count(tokens)
                 return _as_states(self._pool(tokens).float())
             content = self.trunk(content)
@@ -125,7 +126,8 @@ class ImageEncoder(nn.Module):
         if self.trunk_blocks == self.num_blocks or len(content) == 0:
             return content
         below = _as_tokens(content).to(self._dtype)
-        return _as_states(self._pool(self._stack.above(below, start=self.trunk_blocks)).float())
+        tokens = _never_alone(below, lambda batch: self._stack.above(batch, start=self.trunk_blocks))
+        return _as_states(self._pool(tokens).float())
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Set the mode of the live part; the trunk and all batch norms stay in evaluation mode."""
@@ -152,14 +154,10 @@ class ImageEncoder(nn.Module):
     def _nothing(self, device: torch.device) -> TokenStates:
         return TokenStates(torch.zeros(0, self.dim, device=device), torch.zeros(0, dtype=torch.long, device=device))
 
-    def _run_frozen(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens inner"]:
-        """Run the frozen blocks, never on a single picture.
-
-        One picture may take another code path on a CPU, which differs in the last bits; rounded to half precision,
-        live and cached states would differ by 1e-3.
-        """
-        batch = pixels.repeat(2, 1, 1, 1) if len(pixels) == 1 else pixels
-        return self._stack.below(self._normalise(batch), stop=self.trunk_blocks)[: len(pixels)]
+    def _below(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens inner"]:
+        """Run up to the cut, or everything where nothing is frozen."""
+        stop = self.trunk_blocks or self.num_blocks
+        return _never_alone(self._normalise(pixels), lambda batch: self._stack.below(batch, stop=stop))
 
     def _normalise(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         return ((pixels.float() / 255 - self.mean) / self.std).to(self._dtype)
@@ -200,6 +198,15 @@ class ImageEncoder(nn.Module):
                 where="tuning",
                 fix="Use mode frozen or full with this model.",
             )
+
+
+def _never_alone(batch: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run a batch; a single entry is run twice over.
+
+    One picture may take another code path on a CPU, which differs in the last bits; rounded to half precision, live
+    and cached states would differ by 1e-3.
+    """
+    return run(torch.cat([batch, batch]))[:1] if len(batch) == 1 else run(batch)
 
 
 def _as_states(tokens: Float[Tensor, "batch tokens inner"]) -> TokenStates:

@@ -149,8 +149,8 @@ def resolve_model(name: str, *, where: str) -> str:
         folder = package_folder(name.removeprefix(PACKAGE)) / "model"
     else:
         folder = Path(name).expanduser()
-        looks_like_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or folder.exists()
-        if not looks_like_path:
+        beside_others = "/" in name and folder.parent.is_dir()
+        if not (name.startswith((".", "~", "/")) or name.count("/") > 1 or folder.exists() or beside_others):
             return name
     if not folder.is_dir():
         raise ConfigError("a folder with a model", got="no folder", where=f"{where}: {folder}", fix=_siblings(folder))

@@ -15,7 +15,7 @@ from mmrec.errors import FeedError
 from mmrec.feed.batches import Windows, collate, ranks_within
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ItemReader
-from mmrec.feed.splits import WARM, Split
+from mmrec.feed.splits import Split
 
 Simultaneous = Literal["apart", "shuffled"]
 
@@ -32,7 +32,8 @@ class HistoryLoader:
         reader: gives the items' contents.
         batch_users: windows in a batch.
         history_length: events in a window, at most.
-        num_negatives: items drawn uniformly from the warm ones for each batch.
+        negatives: shape (items,), items that may be drawn as not chosen.
+        num_negatives: of these, drawn uniformly for each batch.
         simultaneous: ``apart``: events of one instant never see each other.  ``shuffled``: they are put in an order
             drawn anew every epoch, so that a basket teaches what is bought together.
         seed: seed of everything drawn.
@@ -51,6 +52,7 @@ class HistoryLoader:
         *,
         batch_users: int,
         history_length: int,
+        negatives: npt.NDArray[np.bool_],
         num_negatives: int,
         simultaneous: Simultaneous = "shuffled",
         seed: int = 0,
@@ -69,7 +71,7 @@ class HistoryLoader:
         self._users = np.flatnonzero(counts)
         self._counts = counts[self._users]
         self._starts = np.cumsum(self._counts) - self._counts
-        self._warm = np.flatnonzero(split.item_roles == WARM)
+        self._eligible = np.flatnonzero(negatives)
         # The cut moves, but the number of windows must not: it is the number of batches of every epoch.
         self._pieces = 1 + (self._counts - 1) // max(history_length, 1)
 
@@ -136,8 +138,8 @@ class HistoryLoader:
         part = slice(index * self._batch_users, (index + 1) * self._batch_users)
         generator = np.random.default_rng([self._seed, epoch, 1 + index])
         windows = self._windows(users[part], starts[part], stops[part], generator)
-        count = min(self._num_negatives, len(self._warm))
-        negatives = generator.choice(self._warm, size=count, replace=False)
+        count = min(self._num_negatives, len(self._eligible))
+        negatives = generator.choice(self._eligible, size=count, replace=False)
         return collate(self._histories, windows, self._reader, negatives=negatives)
 
     def batches(self, *, epoch: int, start: int = 0) -> Iterator[HistoryBatch]:

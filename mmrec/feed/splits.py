@@ -125,6 +125,19 @@ class Split:
         """Whether an item is a candidate only from ``first_seen`` on."""
         return bool(self.parameters.get("existing_only", False))
 
+    def trainable_items(self, histories: Histories, first_seen: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which items training may take as not chosen, shape (items,): warm, and there while it was recorded.
+
+        Args:
+            histories: the feed's interactions.
+            first_seen: shape (items,), of the catalogue.
+        """
+        warm = self.item_roles == WARM
+        events = np.flatnonzero(self.train_events)
+        if not histories.has_time or len(events) == 0:
+            return np.asarray(warm)
+        return np.asarray(warm & (first_seen <= histories.timestamps[events].max()))
+
     @classmethod
     def load(cls, folder: Path, name: str | None = None) -> Split:
         """Read a split of a prepared feed; None takes the feed's default.

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmrec.errors import RequestError
-from mmrec.preprocessing.pictures import fit_within, load_picture
+from mmrec.preprocessing.pictures import PictureError, fit_within, load_picture
 from mmrec.storage import content_hash
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"})
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,12 @@ class Post:
     def __post_init__(self) -> None:
         if self.caption is not None and not isinstance(self.caption, str):
             raise RequestError("a caption as text", got=type(self.caption).__name__, where="Post(caption=...)")
-        if not (self.caption and self.caption.strip()) and self.image is None:
+        if not (self.caption and self.caption.strip()) and not _pictures(self.image):
             raise RequestError("a caption or an image", got="neither", where="Post(...)")
+        try:
+            (self.caption or "").encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RequestError("a caption of whole characters", got=str(error), where="Post(caption=...)") from error
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,13 @@ class DecodedPost:
     Args:
         caption: its text, or None where it has none.
         pictures: its pictures, each (height, width, 3) uint8.
-        key: hash of both, by which the same post is recognised again.
+        picture_keys: hash of each picture.
+        key: hash of everything, by which the same post is recognised again.
     """
 
     caption: str | None
     pictures: tuple[npt.NDArray[np.uint8], ...]
+    picture_keys: tuple[str, ...]
     key: str
 
     @property
@@ -69,12 +76,9 @@ def _pictures(image: Picture | Sequence[Picture] | None) -> list[Picture]:
 
 def _decode(picture: Picture, *, side: int, root: Path | None) -> npt.NDArray[np.uint8]:
     if isinstance(picture, Image.Image):
-        buffer = io.BytesIO()
-        # Through a file, so that rotation, transparency and depth are treated as everywhere else.
-        picture.save(buffer, format="PNG", exif=picture.getexif())
-        return load_picture(buffer.getvalue(), side=side)
+        return load_picture(_as_file(picture), side=side)
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise RequestError(
                 "a picture array (height, width, 3) of uint8", got=f"{picture.shape} {picture.dtype}", where="Post"
             )
@@ -82,6 +86,21 @@ def _decode(picture: Picture, *, side: int, root: Path | None) -> npt.NDArray[np
     if isinstance(picture, bytes):
         return load_picture(picture, side=side)
     return load_picture(Path(picture) if root is None else root / picture, side=side)
+
+
+def _as_file(picture: Image.Image) -> bytes:
+    """Write a Pillow image as a file, so that rotation, transparency and depth are treated as everywhere else."""
+    buffer = io.BytesIO()
+    try:
+        plain = picture
+        if picture.mode not in _PNG_MODES:
+            plain = picture.convert("I;16" if picture.mode == "I" else "RGB")
+        plain.save(buffer, format="PNG", compress_level=1, exif=picture.getexif())
+    except Exception as error:  # a file that Pillow opened is only read here, and may be damaged in any way
+        cut = "truncat" in str(error).lower()
+        got = f"{type(error).__name__}: {error}"
+        raise PictureError("truncated" if cut else "unreadable", got=got, where="a Pillow image") from error
+    return buffer.getvalue()
 
 
 def decode_post(post: Post, *, side: int, max_images: int, root: Path | None = None) -> DecodedPost:
@@ -99,7 +118,5 @@ def decode_post(post: Post, *, side: int, max_images: int, root: Path | None = N
     """
     pictures = tuple(_decode(picture, side=side, root=root) for picture in _pictures(post.image)[:max_images])
     caption = post.caption if post.caption and post.caption.strip() else None
-    pieces: list[bytes | str] = [caption or ""]
-    for picture in pictures:
-        pieces += [repr(picture.shape), np.ascontiguousarray(picture).tobytes()]
-    return DecodedPost(caption, pictures, content_hash(*pieces))
+    keys = tuple(content_hash(repr(picture.shape), np.ascontiguousarray(picture).tobytes()) for picture in pictures)
+    return DecodedPost(caption, pictures, keys, content_hash(caption or "", *keys))

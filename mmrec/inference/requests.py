@@ -16,7 +16,7 @@ from mmrec import columns
 from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.posts import Picture, Post
 from mmrec.inference.scoring import Request
-from mmrec.inference.tables import Row, read_rows
+from mmrec.inference.tables import Row, column_names, read_rows
 from mmrec.inference.vectors import Reference, Unusable
 
 Known = Callable[[object], bool]
@@ -28,8 +28,28 @@ def read_candidates(path: Path, *, known: Known) -> list[Reference]:
     return [candidate(row, folder=path.parent, known=known, position=i) for i, row in enumerate(read_rows(path))]
 
 
+def check_requests(path: Path, *, candidates: bool) -> None:
+    """Refuse a table that names no users, or no candidates, in any of its columns.
+
+    Args:
+        path: csv, tsv, jsonl or parquet.
+        candidates: whether they must be in the table.
+
+    Raises:
+        RequestError: a column is missing, or the file cannot be read.
+    """
+    names = column_names(path)
+    got, where = ", ".join(names) or "an empty table", str(path)
+    if not {columns.USER_ID, columns.HISTORY} & set(names):
+        raise RequestError("user_id or history", got=got, where=where, fix="Add a column.")
+    if candidates and not {columns.CANDIDATES, columns.ITEM_ID, columns.CAPTION, columns.IMAGE} & set(names):
+        raise RequestError(
+            "candidates, or item_id, caption or image", got=got, where=where, fix="Add a column, or give --candidates."
+        )
+
+
 def read_requests(path: Path, *, known: Known, shared: Sequence[Reference] | None = None) -> Iterator[Request]:
-    """Yield the requests of a table.
+    """Yield the requests of a table; a row without user or candidate gives a request that says so when it is scored.
 
     Args:
         path: csv, tsv, jsonl or parquet.
@@ -37,21 +57,11 @@ def read_requests(path: Path, *, known: Known, shared: Sequence[Reference] | Non
         shared: candidates of every request, in place of the table's own.
 
     Raises:
-        RequestError: a row without a user, or without candidates where none are shared.
+        RequestError: see :func:`check_requests`.
     """
+    check_requests(path, candidates=shared is None)
     waiting: list[Row] = []
-    for number, row in enumerate(read_rows(path), start=1):
-        if columns.USER_ID not in row and columns.HISTORY not in row:
-            raise RequestError(
-                "user_id or history", got=", ".join(row) or "an empty row", where=f"{path}, row {number}"
-            )
-        if shared is None and not {columns.CANDIDATES, columns.ITEM_ID, columns.CAPTION, columns.IMAGE} & set(row):
-            raise RequestError(
-                "candidates, or item_id, caption or image",
-                got=", ".join(row),
-                where=f"{path}, row {number}",
-                fix="Add a column, or give --candidates.",
-            )
+    for row in read_rows(path):
         alone = shared is not None or columns.CANDIDATES in row
         if waiting and (alone or _asker(waiting[0]) != _asker(row)):
             yield _request(waiting, path.parent, known, shared)
@@ -68,13 +78,10 @@ def read_users(path: Path, *, known: Known) -> Iterator[Request]:
     """Yield a request without candidates for every row of a table of users.
 
     Raises:
-        RequestError: a row with neither user_id nor history.
+        RequestError: see :func:`check_requests`.
     """
-    for number, row in enumerate(read_rows(path), start=1):
-        if columns.USER_ID not in row and columns.HISTORY not in row:
-            raise RequestError(
-                "user_id or history", got=", ".join(row) or "an empty row", where=f"{path}, row {number}"
-            )
+    check_requests(path, candidates=False)
+    for row in read_rows(path):
         yield _request([row], path.parent, known, [])
 
 
@@ -84,8 +91,9 @@ def _asker(row: Row) -> tuple[str, ...]:
 
 def _request(rows: Sequence[Row], folder: Path, known: Known, shared: Sequence[Reference] | None) -> Request:
     first = rows[0]
+    candidates: Sequence[Reference]
     if shared is not None:
-        candidates = list(shared)
+        candidates = shared
     elif columns.CANDIDATES in first:
         entries = _entries(first[columns.CANDIDATES])
         candidates = [candidate(e, folder=folder, known=known, position=i) for i, e in enumerate(entries)]
@@ -119,6 +127,8 @@ def _entries(cell: object) -> list[object]:
 
 def candidate(entry: object, *, folder: Path, known: Known, position: int) -> Reference:
     """Turn a cell or a row into a reference; what cannot be used says why."""
+    if entry is None:
+        entry = {}
     if not isinstance(entry, Mapping):
         return str(entry)
     item_id, caption, image = (entry.get(name) for name in (columns.ITEM_ID, columns.CAPTION, columns.IMAGE))

@@ -101,21 +101,33 @@ class Scoring:
     def score(self, requests: Iterable[Request], *, group: int = 64) -> Iterator[Scored]:
         """Yield the answer to each request, in order; ``group`` of them are encoded together."""
         waiting: list[Request] = []
+        shared = _Shared()
         for request in requests:
             waiting.append(request)
             if len(waiting) == group:
-                yield from self._group(waiting)
+                yield from self._group(waiting, shared)
                 waiting = []
         if waiting:
-            yield from self._group(waiting)
+            yield from self._group(waiting, shared)
 
-    def _group(self, requests: Sequence[Request]) -> Iterator[Scored]:
+    def _group(self, requests: Sequence[Request], shared: _Shared) -> Iterator[Scored]:
         users = self.users(requests)
+        resolved, per_request = self._candidates(requests, shared)
+        for index, (request, candidates) in enumerate(zip(requests, per_request, strict=True)):
+            yield _answer(request, candidates, users.vectors[index], resolved, users.error_messages[index])
+
+    def _candidates(
+        self, requests: Sequence[Request], shared: _Shared
+    ) -> tuple[ResolvedVectors, list[Sequence[Resolved]]]:
+        """Resolve the candidates of a group; one list that all of its requests share is resolved once for all groups."""
+        first = requests[0].candidates
+        if all(request.candidates is first for request in requests):
+            if shared.candidates is not first or shared.resolved is None:
+                shared.candidates, shared.resolved = first, self._vectors.resolve(first)
+            return shared.resolved, [shared.resolved.references] * len(requests)
         resolved = self._vectors.resolve([reference for request in requests for reference in request.candidates])
         entries = iter(resolved.references)
-        for index, request in enumerate(requests):
-            candidates = [next(entries) for _ in request.candidates]
-            yield _answer(request, candidates, users.vectors[index], resolved, users.error_messages[index])
+        return resolved, [[next(entries) for _ in request.candidates] for request in requests]
 
     def users(self, requests: Sequence[Request]) -> RequestUsers:
         """Return who asks: vectors, known items of each history, and why a history cannot be used."""
@@ -185,6 +197,14 @@ class Scoring:
 
 
 _NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@dataclass
+class _Shared:
+    """The last list of candidates that a whole group shared, and what became of it."""
+
+    candidates: Sequence[Reference] | None = None
+    resolved: ResolvedVectors | None = None
 
 
 @dataclass(frozen=True)

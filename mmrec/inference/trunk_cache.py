@@ -29,7 +29,7 @@ TrunkDtype = Literal["float32", "float16", "bfloat16"]
 SHARD_BYTES = 1 << 28
 ROWS_AT_ONCE = 8192
 _TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_Keys = npt.NDArray[np.void]
+_Keys = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _as_keys(hashes: npt.NDArray[np.uint8]) -> _Keys:
     """View hashes as one comparable value each."""
     assert hashes.ndim == 2
     assert hashes.shape[1] == HASH_BYTES
-    return np.ascontiguousarray(hashes, dtype=np.uint8).view(np.dtype((np.void, HASH_BYTES))).reshape(-1)
+    return np.ascontiguousarray(hashes, dtype=np.uint8).view(f"S{HASH_BYTES}").reshape(-1)
 
 
 def _first_rows(keys: _Keys, known: _Keys) -> npt.NDArray[np.int64]:

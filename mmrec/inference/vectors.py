@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmrec.batch import Content, ImageContent, ItemBatch, Parts, TextContent
-from mmrec.errors import MmrecError
+from mmrec.errors import MmrecError, RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
@@ -22,6 +22,13 @@ from mmrec.inference.posts import DecodedPost, Post, decode_post
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
+
+
+_AT_ONCE = 256
+"""Posts decoded and encoded together; bounds memory."""
+
+_HINTS = 20
+"""Unknown ids of one call that are told their near names, which takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,44 @@ def image_content(pixels: ImagePreprocessor, pictures: Sequence[npt.NDArray[np.u
     return ImageContent(torch.from_numpy(np.stack([pixels(picture) for picture in pictures])))
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """By which key a vector is found, and which modalities it comes from."""
+
+    key: str
+    present: tuple[str, ...]
+
+
+@dataclass
+class _Asked:
+    """What one call asks for.
+
+    Args:
+        entries: by identity of the reference.
+        rows: key to row, of items of the catalogue.
+        posts: keys of new posts, in order.
+        waiting: those that are still to be encoded.
+        errors: key to reason, of what has no vector.
+    """
+
+    entries: dict[int, _Entry] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    posts: dict[str, None] = field(default_factory=dict)
+    waiting: dict[str, DecodedPost] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> _Entry:
+        """Return the entry of a reference that cannot be used."""
+        key = f"refused:{len(self.errors)}"
+        self.errors[key] = reason
+        return _Entry(key, ())
+
+    def fail(self, key: str, reason: str) -> None:
+        """Say that a post cannot be encoded."""
+        self.errors[key] = reason
+        self.posts.pop(key)
+
+
 class ItemVectors:
     """Gives vectors of catalogue items (from a table where there is one) and of new posts (encoded, then kept).
 
@@ -127,31 +172,21 @@ class ItemVectors:
         self.num_encoded = 0
 
     def resolve(self, references: Sequence[Reference]) -> ResolvedVectors:
-        """Return the vectors of some references; one that cannot be read gets an error and spoils no other."""
-        rows: dict[str, int] = {}
-        posts: dict[str, DecodedPost] = {}
-        keys: list[tuple[str, tuple[str, ...], str | None]] = []
-        decoded: dict[int, DecodedPost] = {}
+        """Return the vectors of some references; one that cannot be used gets an error and spoils no other."""
+        asked = _Asked()
         for reference in references:
-            try:
-                if isinstance(reference, Unusable):
-                    keys.append(("", (), reference.error_message))
-                elif isinstance(reference, Post):
-                    post = decoded.get(id(reference)) or self._decode(reference)
-                    decoded[id(reference)] = post
-                    posts[post.key] = post
-                    keys.append((post.key, post.present, None))
-                else:
-                    row = self._catalogue.row(reference)
-                    key = f"row:{row}"
-                    rows[key] = row
-                    keys.append((key, self.present(row), None))
-            except MmrecError as error:
-                keys.append(("", (), str(error)))
-        vectors = self._known(rows) | self._new(posts)
+            if id(reference) not in asked.entries:
+                asked.entries[id(reference)] = self._look_up(reference, asked)
+            if len(asked.waiting) == _AT_ONCE:
+                self._encode(asked)
+        self._encode(asked)
+        vectors = self._known(asked.rows, asked.posts)
         positions = {key: index for index, key in enumerate(vectors)}
         table = torch.stack(list(vectors.values())) if vectors else torch.empty(0, self._model.width)
-        return ResolvedVectors(table, tuple(Resolved(positions.get(k, -1), p, e) for k, p, e in keys))
+        entries = [asked.entries[id(reference)] for reference in references]
+        return ResolvedVectors(
+            table, tuple(Resolved(positions.get(e.key, -1), e.present, asked.errors.get(e.key)) for e in entries)
+        )
 
     def ids(self, item_rows: npt.NDArray[np.int64]) -> list[Reference]:
         """Return the ids of items of the catalogue."""
@@ -170,34 +205,74 @@ class ItemVectors:
             if modality.links.offsets[item_row + 1] > modality.links.offsets[item_row]
         )
 
-    def _decode(self, post: Post) -> DecodedPost:
-        return decode_post(post, side=self._side, max_images=self._max_images)
+    def _look_up(self, reference: Reference, asked: _Asked) -> _Entry:
+        """Say by which key a reference's vector will be found; a post that is not kept waits to be encoded."""
+        try:
+            if isinstance(reference, Unusable):
+                return asked.refuse(reference.error_message)
+            if not isinstance(reference, Post):
+                if len(asked.errors) >= _HINTS and reference not in self._catalogue:
+                    return asked.refuse(str(RequestError("the id of a known item", got=repr(reference))))
+                row = self._catalogue.row(reference)
+                asked.rows[f"row:{row}"] = row
+                return _Entry(f"row:{row}", self.present(row))
+            post = decode_post(reference, side=self._side, max_images=self._max_images)
+            present = self._readable(post)
+        except MmrecError as error:
+            return asked.refuse(str(error))
+        asked.posts[post.key] = None
+        if post.key not in self._kept:
+            asked.waiting[post.key] = post
+        return _Entry(post.key, present)
 
-    def _known(self, rows: Mapping[str, int]) -> dict[str, Tensor]:
+    def _readable(self, post: DecodedPost) -> tuple[str, ...]:
+        """Return the modalities of a post that the model reads.
+
+        Raises:
+            RequestError: there are none.
+        """
+        reads = {"text": self._words is not None, "image": self._pixels is not None}
+        present = tuple(name for name in post.present if reads[name])
+        if not present:
+            wanted = " or ".join(name for name, has in reads.items() if has)
+            raise RequestError(
+                f"a post with {wanted}" if wanted else "an item that training saw: the model knows ids alone",
+                got=f"a new post with {' and '.join(post.present)}",
+            )
+        return present
+
+    def _encode(self, asked: _Asked) -> None:
+        """Encode the posts that wait; where that fails, one by one, so that a bad one is found."""
+        waiting = dict(asked.waiting)
+        asked.waiting.clear()
+        parts = [waiting] if waiting else []
+        while parts:
+            part = parts.pop()
+            try:
+                with evaluating(self._model):
+                    batch = self.batch(list(part.values())).to(self._device)
+                    self._remember(part, self._model.encode_items(batch).float().cpu())
+            except MmrecError as error:
+                if len(part) > 1:
+                    parts += [{key: post} for key, post in part.items()]
+                else:
+                    asked.fail(next(iter(part)), str(error))
+
+    def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> dict[str, Tensor]:
+        """Return the vectors of items, encoded where there is no table of them, and of posts that are encoded."""
         if self.table is not None:
             picked = torch.from_numpy(np.array(self.table[list(rows.values())], dtype=np.float32))
-            return dict(zip(rows, picked, strict=True))
+            return dict(zip(rows, picked, strict=True)) | self._recall(list(posts))
         missing = {key: row for key, row in rows.items() if key not in self._kept}
         if missing:
             wanted = np.fromiter(missing.values(), dtype=np.int64)
-            encoded = encode_catalogue(self._model, self._reader, wanted, device=self._device)
-            self._remember(missing, encoded)
-        return self._recall(rows)
-
-    def _new(self, posts: Mapping[str, DecodedPost]) -> dict[str, Tensor]:
-        missing = {key: post for key, post in posts.items() if key not in self._kept}
-        entries = list(missing.items())
-        for start in range(0, len(entries), 256):
-            part = dict(entries[start : start + 256])
-            with evaluating(self._model):
-                batch = self.batch(list(part.values())).to(self._device)
-                self._remember(part, self._model.encode_items(batch).float().cpu())
-        return self._recall(posts)
+            self._remember(missing, encode_catalogue(self._model, self._reader, wanted, device=self._device))
+        return self._recall([*rows, *posts])
 
     def batch(self, posts: Sequence[DecodedPost]) -> ItemBatch:
         """Return new posts as a batch, each distinct caption and picture once."""
         captions = [(index, post.caption) for index, post in enumerate(posts) if post.caption]
-        pictures = [(index, picture) for index, post in enumerate(posts) for picture in post.pictures]
+        pictures = [(index, key) for index, post in enumerate(posts) for key in post.picture_keys]
         parts: dict[str, Parts] = {}
         if captions and self._words is not None:
             distinct = list(dict.fromkeys(caption for _, caption in captions))
@@ -208,10 +283,12 @@ class ItemVectors:
                 torch.tensor([where[caption] for _, caption in captions]),
             )
         if pictures and self._pixels is not None:
+            shown = {key: p for post in posts for key, p in zip(post.picture_keys, post.pictures, strict=True)}
+            place = {key: index for index, key in enumerate(shown)}
             parts["image"] = Parts(
-                self._through_trunk("image", image_content(self._pixels, [picture for _, picture in pictures])),
+                self._through_trunk("image", image_content(self._pixels, list(shown.values()))),
                 torch.tensor([index for index, _ in pictures]),
-                torch.arange(len(pictures)),
+                torch.tensor([place[key] for _, key in pictures]),
             )
         return ItemBatch(torch.full((len(posts),), -1), parts)
 
@@ -224,7 +301,8 @@ class ItemVectors:
         for key, vector in zip(keys, vectors, strict=True):
             self._kept[key] = vector
 
-    def _recall(self, keys: Mapping[str, object]) -> dict[str, Tensor]:
+    def _recall(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return vectors that are kept, and forget the least recently used beyond the limit."""
         found = {}
         for key in keys:
             self._kept.move_to_end(key)

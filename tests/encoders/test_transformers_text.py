@@ -64,10 +64,11 @@ def test_equals_the_library_in_value_and_gradient(name: str, cut: int) -> None:
     reference = dict(theirs.named_parameters())
     compared = [key for key, p in ours.named_parameters() if p.requires_grad]
     assert compared
+    # Some gradients are exactly zero in theory (key biases): compare on the scale of the largest.
+    size = max(float(p.grad.abs().max()) for p in reference.values() if p.grad is not None)
     for key in compared:
         gradient = dict(ours.named_parameters())[key].grad
-        size = float(reference[key].grad.abs().max())
-        torch.testing.assert_close(gradient, reference[key].grad, rtol=1e-4, atol=1e-5 * size, msg=key)
+        torch.testing.assert_close(gradient, reference[key].grad, rtol=1e-4, atol=1e-6 * size, msg=key)
 
 
 def test_full_tuning_reaches_the_word_embeddings_and_frozen_reaches_nothing() -> None:

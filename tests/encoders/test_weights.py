@@ -114,6 +114,13 @@ def test_names_and_folders(tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path), where="here") == str(tmp_path)
 
 
+def test_a_misspelt_relative_folder_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+        resolve_model("models/tinny", where="here")
+
+
 def test_seeded_restores_the_generator() -> None:
     before = torch.random.get_rng_state()
     with seeded(5):

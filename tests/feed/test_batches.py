@@ -73,7 +73,14 @@ def visible(batch: HistoryBatch, target: int) -> list[int]:
 
 
 def loader(histories: Histories, **choices: object) -> HistoryLoader:
-    settings = {"batch_users": 2, "history_length": 4, "num_negatives": 0, "prefetch": 0, "seed": 3} | choices
+    settings = {
+        "batch_users": 2,
+        "history_length": 4,
+        "num_negatives": 0,
+        "negatives": np.ones(histories.num_events, dtype=bool),
+        "prefetch": 0,
+        "seed": 3,
+    } | choices
     return HistoryLoader(histories, split_of(histories), reader(histories.num_events), **settings)  # type: ignore[arg-type]
 
 
@@ -173,7 +180,14 @@ def test_prefetching_hands_over_errors() -> None:
     histories = memory([[1, 2]])
     items = ItemReader({"text": Modality(optional_links(np.arange(2)), Broken())})
     broken = HistoryLoader(
-        histories, split_of(histories), items, batch_users=1, history_length=3, num_negatives=0, prefetch=2
+        histories,
+        split_of(histories),
+        items,
+        batch_users=1,
+        history_length=3,
+        num_negatives=0,
+        negatives=np.ones(2, dtype=bool),
+        prefetch=2,
     )
     with pytest.raises(OSError, match="the disk is gone"):
         list(broken.batches(epoch=0))
