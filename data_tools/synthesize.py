@@ -18,7 +18,7 @@ from data_tools.synthesis.clicks import FEWEST_CLICKS, draw_clicks, draw_posts
 from data_tools.synthesis.figures import Figures, figures_of_last_clicks
 from data_tools.synthesis.files import write_interactions, write_items, write_pictures
 from data_tools.synthesis.patterns import LOOKS
-from data_tools.synthesis.truth import TRUTH_JSON, Dynamics, Truth, save_truth
+from data_tools.synthesis.truth import TRUTH_JSON, Clicks, Dynamics, Truth, save_truth
 from mmrec.errors import ConfigError, FeedError
 from mmrec.storage import atomic_folder
 
@@ -54,7 +54,7 @@ class SynthesizeOptions:
         without_picture: share of posts with a caption only.
         without_caption: share of posts with a picture only.
         two_pictures: share of posts with two pictures, both in its look.
-        bad_rows: faulty rows of ``interactions.csv`` and as many as a third of it empty posts, to be refused.
+        bad_rows: faulty rows of ``interactions.csv`` and, a third as many, posts without any content: all to be refused.
         bad_pictures: damaged picture files, among the posts counted as without picture.
 
     Raises:
@@ -146,28 +146,8 @@ def synthesize(out: Path, *, options: SynthesizeOptions, progress: Progress | No
         FeedError: ``out`` holds something other than a synthetic feed.
     """
     _refuse_foreign(out)
-    posts = draw_posts(
-        items=options.items,
-        dynamics=options.dynamics,
-        zipf=options.popularity,
-        start=START,
-        days=options.days,
-        late_share=options.late_share,
-        without_caption=options.without_caption,
-        without_picture=options.without_picture,
-        two_pictures=options.two_pictures,
-        generator=np.random.default_rng([options.seed, POSTS_STREAM]),
-    )
-    clicks = draw_clicks(
-        posts,
-        options.dynamics,
-        users=options.users,
-        mean=options.events,
-        start=START,
-        days=options.days,
-        generator=np.random.default_rng([options.seed, CLICKS_STREAM]),
-    )
-    truth = Truth(options.dynamics, posts)
+    truth, clicks = draw_truth(options)
+    posts = truth.posts
     figures = figures_of_last_clicks(truth, clicks)
     with atomic_folder(out) as partial:
         images = write_pictures(
@@ -198,6 +178,32 @@ def synthesize(out: Path, *, options: SynthesizeOptions, progress: Progress | No
         pictures=int(posts.pictures.sum()),
         figures=figures,
     )
+
+
+def draw_truth(options: SynthesizeOptions) -> tuple[Truth, Clicks]:
+    """Draw what posts are and who clicked what, without pictures or captions."""
+    posts = draw_posts(
+        items=options.items,
+        dynamics=options.dynamics,
+        zipf=options.popularity,
+        start=START,
+        days=options.days,
+        late_share=options.late_share,
+        without_caption=options.without_caption,
+        without_picture=options.without_picture,
+        two_pictures=options.two_pictures,
+        generator=np.random.default_rng([options.seed, POSTS_STREAM]),
+    )
+    clicks = draw_clicks(
+        posts,
+        options.dynamics,
+        users=options.users,
+        mean=options.events,
+        start=START,
+        days=options.days,
+        generator=np.random.default_rng([options.seed, CLICKS_STREAM]),
+    )
+    return Truth(options.dynamics, posts), clicks
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -16,16 +16,18 @@ import torch
 from mmrec.build import BuiltEncoder, build_encoders, build_model
 from mmrec.config import Config
 from mmrec.encoders.base import ContentEncoder
+from mmrec.errors import ConfigError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links, picture_links
+from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import IdTable, pixel_view, token_view
-from mmrec.storage import RaggedArray
+from mmrec.storage import RaggedArray, content_hash
 
 Notify = Callable[[str], None]
 """Takes one sentence for the user."""
@@ -144,12 +146,29 @@ class Assembly:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` takes a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device of a name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count() if cuda else 0)), *["mps"] * mps]
+    if name != "cuda" and name not in found or name == "cuda" and not cuda:
+        raise ConfigError(f"a device of this machine (auto, {', '.join(found)})", got=repr(name), where="--device")
+    return torch.device(name)
+
+
+def split_fingerprint(split: Split) -> str:
+    """Hash what a split lets training use and what it asks, so that a run is never measured on another one."""
+    cases = [
+        array
+        for part in (split.validation, split.test)
+        for array in (part.user_rows, part.history_stops, part.target_starts, part.target_stops)
+    ]
+    arrays = [split.train_events, split.item_roles, *cases]
+    return content_hash(split.kind, *(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 
 def assemble(

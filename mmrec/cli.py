@@ -195,6 +195,10 @@ def search(
     run: Annotated[
         Path | None, typer.Option(help="Run that encodes the query; by default the one that exported.", metavar="RUN")
     ] = None,
+    feed: Annotated[
+        Path | None,
+        typer.Option(help="Prepared feed that knows the user; by default the exported one.", metavar="FEED"),
+    ] = None,
     device: DeviceOption = "auto",
     *,
     as_json: JsonOption = False,
@@ -205,7 +209,16 @@ def search(
     if not (text or image or item or user):
         raise typer.BadParameter("give at least one of --text, --image, --item, --user")
     found = search_vectors(
-        vectors, text=text, images=image or [], items=item or [], user=user, where=where, k=k, run=run, device=device
+        vectors,
+        text=text,
+        images=image or [],
+        items=item or [],
+        user=user,
+        where=where,
+        k=k,
+        run=run,
+        feed=feed,
+        device=device,
     )
     if as_json:
         print_json(found.to_dict())

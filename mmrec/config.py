@@ -349,9 +349,10 @@ def _override(values: dict[str, object], assignment: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError("a group of settings", got=repr(child), where=f"--set {assignment}")
         node = cast("dict[str, object]", child)
-    node[last] = yaml.safe_load(text)
-    if node[last] is None and text.strip() in {"", "none"}:
-        node.pop(last)
+    if text.strip() in {"", "none"}:
+        node.pop(last, None)
+    else:
+        node[last] = yaml.safe_load(text)
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:

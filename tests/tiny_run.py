@@ -77,6 +77,7 @@ def items_table() -> pd.DataFrame:
                 "colour": colour,
                 "price": 1.5 * row,
                 "stock": row,
+                "tags": [colour, thing][: row % 3],
             }
         )
     rows[int(SAME_CAPTION[1:])]["caption"] = rows[int(TWO_PICTURES[1:])]["caption"]
@@ -88,7 +89,9 @@ def interactions_table() -> pd.DataFrame:
     rows = []
     for user in range(NUM_USERS):
         chosen = [(user % 3 + 3 * ((user // 3 + 3 * step) % 10)) % NUM_ITEMS for step in range(NUM_EVENTS)]
-        rows += [{"user_id": f"u{user:02}", "item_id": f"p{item:02}", "timestamp": step} for step, item in enumerate(chosen)]
+        rows += [
+            {"user_id": f"u{user:02}", "item_id": f"p{item:02}", "timestamp": step} for step, item in enumerate(chosen)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -155,6 +158,18 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> TinyEncoders:
 def tiny_feed(tmp_path_factory: pytest.TempPathFactory) -> TinyFeed:
     root = tmp_path_factory.mktemp("feed")
     return prepare_tiny(write_raw(root / "raw", items_table(), interactions_table()), root / "prepared")
+
+
+@pytest.fixture(scope="session")
+def rich_feed(tmp_path_factory: pytest.TempPathFactory) -> TinyFeed:
+    """The same items and choices, with real times, names of events, and values."""
+    root = tmp_path_factory.mktemp("rich")
+    table = interactions_table()
+    step = table["timestamp"]
+    table["event"] = [("click", "like")[number % 2] for number in step]
+    table["value"] = [float(number % 2) for number in step]
+    table["timestamp"] = 1_600_000_000 + 86_400 * step**2 + 60 * table["user_id"].str[1:].astype(int)
+    return prepare_tiny(write_raw(root / "raw", items_table(), table), root / "prepared", unit="s")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ from data_tools.synthesis.truth import Clicks, Truth
 
 Figures = dict[str, dict[str, float]]
 """Ranker to metric to value.  Rankers: ``nothing``, ``caption``, ``image`` and ``truth`` (the Bayes-optimal one) know
-that much of posts and see the history; ``oracle`` knows the wanted kind itself.  Candidates exist and are unseen."""
+that much of posts and see one user's history; ``oracle`` knows the wanted kind itself.  Candidates exist and are unseen.
+On posts that training saw, a learned ranker of one modality may pass ``caption`` or ``image``: other users' clicks tell
+it what the missing part is.  Nothing can pass ``truth`` in expectation."""
 KNOWN: Final[tuple[Knowledge, ...]] = ("nothing", "caption", "image", "truth")
 USERS_AT_ONCE = 64
 DIGITS = 4
@@ -21,21 +23,16 @@ DIGITS = 4
 
 def figures_of_last_clicks(truth: Truth, clicks: Clicks) -> Figures:
     """Rank every user's last click by each ranker: HR@10 and NDCG@10."""
-    starts = np.arange(0, len(clicks.user_ids), USERS_AT_ONCE)
-    users = [np.arange(start, min(start + USERS_AT_ONCE, len(clicks.user_ids))) for start in starts]
-    questions = [last_click_questions(truth, clicks, part) for part in users]
-    last = [clicks.items[clicks.offsets[part + 1] - 1] for part in users]
-    figures = {
-        knowledge: _figures(
-            [_ranks(forecast(truth, asked, knowledge), items) for asked, items in zip(questions, last, strict=True)]
-        )
-        for knowledge in KNOWN
-    }
-    oracle = [
-        _ranks(forecast(truth, asked, "truth", wanted=clicks.current[clicks.offsets[part + 1] - 1]), items)
-        for part, asked, items in zip(users, questions, last, strict=True)
-    ]
-    return {**figures, "oracle": _figures(oracle)}
+    num_users = len(clicks.user_ids)
+    ranks: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in (*KNOWN, "oracle")}
+    for start in range(0, num_users, USERS_AT_ONCE):
+        users = np.arange(start, min(start + USERS_AT_ONCE, num_users))
+        asked, last = last_click_questions(truth, clicks, users), clicks.offsets[users + 1] - 1
+        for knowledge in KNOWN:
+            ranks[knowledge].append(_ranks(forecast(truth, asked, knowledge), clicks.items[last]))
+        ideal = forecast(truth, asked, "truth", wanted=clicks.current[last])
+        ranks["oracle"].append(_ranks(ideal, clicks.items[last]))
+    return {name: _figures(np.concatenate(pieces)) for name, pieces in ranks.items()}
 
 
 def last_click_questions(truth: Truth, clicks: Clicks, users: Int[np.ndarray, " users"]) -> Questions:
@@ -58,8 +55,7 @@ def _ranks(scores: Float[np.ndarray, "users items"], targets: Int[np.ndarray, " 
     return np.asarray((scores >= own[:, None]).sum(axis=1), dtype=np.int64)
 
 
-def _figures(ranks: list[npt.NDArray[np.int64]]) -> dict[str, float]:
-    rank = np.concatenate(ranks)
+def _figures(rank: Int[np.ndarray, " users"]) -> dict[str, float]:
     hit = rank <= 10
     return {
         "HR@10": round(float(hit.mean()), DIGITS),

@@ -44,18 +44,18 @@ class Questions:
 
 def memberships(posts: Posts, dynamics: Dynamics, knowledge: Knowledge) -> Float[np.ndarray, "items kinds"]:
     """Return the probability that a post is of a kind, for a ranker of the given knowledge; rows sum to one."""
-    knows_subject = {"nothing": False, "caption": posts.captioned, "image": False, "truth": True}[knowledge]
-    knows_look = {"nothing": False, "caption": False, "image": posts.pictures > 0, "truth": True}[knowledge]
+    everything = knowledge == "truth"
+    knows_subject = (posts.captioned & (knowledge == "caption")) | everything
+    knows_look = ((posts.pictures > 0) & (knowledge == "image")) | everything
     subject = _one_hot_or_uniform(posts.subjects, dynamics.subjects, knows_subject)
     look = _one_hot_or_uniform(posts.looks, dynamics.looks, knows_look)
-    return (subject[:, :, None] * look[:, None, :]).reshape(len(posts), dynamics.kinds)
+    return np.asarray(subject[:, :, None] * look[:, None, :]).reshape(len(posts), dynamics.kinds)
 
 
 def _one_hot_or_uniform(
-    values: Int[np.ndarray, " items"], count: int, known: bool | Bool[np.ndarray, " items"]
+    values: Int[np.ndarray, " items"], count: int, known: Bool[np.ndarray, " items"]
 ) -> Float[np.ndarray, "items count"]:
-    shown = np.broadcast_to(np.asarray(known), values.shape)
-    return np.where(shown[:, None], np.eye(count)[values], 1.0 / count)
+    return np.where(known[:, None], np.eye(count)[values], 1.0 / count)
 
 
 def forecast(
@@ -83,7 +83,7 @@ def forecast(
     available[np.nonzero(slots)[0], questions.items[slots]] = False
     weights = posts.appeal * available
     astray, per_kind = _rates(weights @ members, weights.sum(axis=1), noise=dynamics.noise)
-    return weights * ((astray * chances).sum(axis=1, keepdims=True) + (per_kind * chances) @ members.T)
+    return np.asarray(weights * ((astray * chances).sum(axis=1, keepdims=True) + (per_kind * chances) @ members.T))
 
 
 def current_kinds(
@@ -148,4 +148,5 @@ def _advance(
     """Normalise, swap, drift: the belief before the next click, axes (user, current, other)."""
     belief = belief / belief.sum(axis=(1, 2), keepdims=True)
     belief = (1.0 - dynamics.switch) * belief + dynamics.switch * belief.transpose(0, 2, 1)
-    return (1.0 - dynamics.drift) * belief + dynamics.drift * belief.sum(axis=1, keepdims=True) * dynamics.fresh
+    fresh = belief.sum(axis=1, keepdims=True) * dynamics.fresh
+    return np.asarray((1.0 - dynamics.drift) * belief + dynamics.drift * fresh)

@@ -15,12 +15,16 @@ Inks = Int[np.ndarray, "height width"]
 """Which of a palette's three colours every pixel has."""
 
 
+def _cycle(x: Plane, inks: int) -> Inks:
+    return np.asarray(np.floor(x) % inks, dtype=np.int64)
+
+
 def _stripes(u: Plane, v: Plane) -> Inks:
-    return np.floor(3 * u).astype(np.int64) % 3
+    return _cycle(3 * u, 3)
 
 
 def _waves(u: Plane, v: Plane) -> Inks:
-    return np.floor(3 * (v + 0.25 * np.sin(2 * np.pi * u))).astype(np.int64) % 3
+    return _cycle(3 * (v + 0.25 * np.sin(2 * np.pi * u)), 3)
 
 
 def _dots(u: Plane, v: Plane) -> Inks:
@@ -29,33 +33,33 @@ def _dots(u: Plane, v: Plane) -> Inks:
 
 
 def _checks(u: Plane, v: Plane) -> Inks:
-    return np.floor(2 * u).astype(np.int64) % 2 + np.floor(2 * v).astype(np.int64) % 2
+    return np.asarray(_cycle(2 * u, 2) + _cycle(2 * v, 2))
 
 
 def _rings(u: Plane, v: Plane) -> Inks:
-    return np.floor(2.5 * np.hypot(u, v)).astype(np.int64) % 3
+    return _cycle(2.5 * np.hypot(u, v), 3)
 
 
 def _triangles(u: Plane, v: Plane) -> Inks:
     upper = (u % 1) > (v % 1)
-    return np.where(upper, np.floor(u).astype(np.int64) % 2, 2)
+    return np.where(upper, _cycle(u, 2), 2)
 
 
 def _bricks(u: Plane, v: Plane) -> Inks:
-    row = np.floor(2 * v).astype(np.int64)
-    along, across = (u + 0.5 * (row % 2)) % 1, (2 * v) % 1
-    mortar = (along < 0.12) | (across < 0.2)
-    return np.where(mortar, 2, (np.floor(u + 0.5 * (row % 2)).astype(np.int64) + row) % 2)
+    row, across = np.floor(2 * v), (2 * v) % 1
+    shifted = u + 0.5 * (row % 2)
+    mortar = (shifted % 1 < 0.12) | (across < 0.2)
+    return np.where(mortar, 2, _cycle(np.floor(shifted) + row, 2))
 
 
 def _zigzag(u: Plane, v: Plane) -> Inks:
-    return np.floor(3 * (v + 0.6 * np.abs(u % 1 - 0.5))).astype(np.int64) % 3
+    return _cycle(3 * (v + 0.6 * np.abs(u % 1 - 0.5)), 3)
 
 
 def _crosses(u: Plane, v: Plane) -> Inks:
     across, along = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
     cross = ((across < 0.12) & (along < 0.4)) | ((along < 0.12) & (across < 0.4))
-    return np.where(cross, 1 + (np.floor(u) + np.floor(v)).astype(np.int64) % 2, 0)
+    return np.where(cross, 1 + _cycle(np.floor(u) + np.floor(v), 2), 0)
 
 
 def _diamonds(u: Plane, v: Plane) -> Inks:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from data_tools.synthesis.patterns import LOOKS, Look
@@ -118,4 +117,4 @@ def _fill(
     shift = generator.uniform(0, 1, 2)
     inks = pattern.pattern(u / period + shift[0], v / period + shift[1])
     colours = np.array(look.colours, dtype=np.float64) + generator.normal(0.0, 4 + 22 * difficulty, (3, 3))
-    return colours[inks]
+    return np.asarray(colours[inks])

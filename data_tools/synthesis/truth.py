@@ -26,7 +26,7 @@ class Dynamics:
 
     A user holds two kinds that share neither subject nor look: the *current* one and the *other* one.  A click strays
     with probability ``noise`` (any post that exists and is unseen, by appeal); otherwise it goes to such a post of the
-    current kind, by appeal.  After each click the two swap with probability ``switch``; then, with probability
+    current kind, by appeal; where nothing of that kind is left, it strays.  After each click the two swap with probability ``switch``; then, with probability
     ``drift``, the current one is given up for a fresh one.
 
     Args:
@@ -53,7 +53,7 @@ class Dynamics:
         """Probability of a fresh current kind (row) given the other kind (column); columns sum to one."""
         subject, look = np.divmod(np.arange(self.kinds), self.looks)
         apart = (subject[:, None] != subject) & (look[:, None] != look)
-        return apart / apart.sum(axis=0)
+        return np.asarray(apart / apart.sum(axis=0))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.assembly import Assembly, Ids, Meter, Notify, build_reader, ignore, silent_meter
+from mmrec.assembly import Assembly, Ids, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
 from mmrec.build import BuiltEncoder, build_encoders
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.errors import ArtifactError
@@ -84,6 +84,13 @@ def evaluate_run(
             fix="Evaluate on the feed of the run, or train on this one.",
         )
     split = Split.load(assembly.catalogue.folder, str(about["split"]))
+    if about.get("split_hash", split_fingerprint(split)) != split_fingerprint(split):
+        raise ArtifactError(
+            "the split that the run was trained on",
+            got=f"another of the name {split.name!r}",
+            where=str(assembly.catalogue.folder),
+            fix="Train again: this split may ask what the run has seen.",
+        )
     cases = split.part(part)
     recommender.item_embeddings(meter=meter)
     model = model_scorer(recommender, cases)

@@ -14,9 +14,9 @@ import pandas as pd
 
 from mmrec import columns
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
-from mmrec.errors import ArtifactError
+from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
-from mmrec.inference.encoding import encode_catalogue
+from mmrec.inference.embedding_table import EmbeddingTable, item_keys
 from mmrec.inference.export import (
     EXPORT_VERSION,
     MANIFEST,
@@ -29,7 +29,7 @@ from mmrec.inference.export import (
 )
 from mmrec.inference.recommender import Recommender
 from mmrec.search.index import ExactStore, recall
-from mmrec.storage import atomic_folder, content_hash, file_hash, write_json
+from mmrec.storage import atomic_folder, file_hash, read_json, write_json
 
 StoreKind = Literal["none", "faiss"]
 IndexKind = Literal["flat", "hnsw"]
@@ -76,18 +76,21 @@ def export_run(
         What was written; with an index also its recall@10 against exact search.
 
     Raises:
-        ArtifactError: ``only_new`` on an export of another model or format.
+        ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format.
+        RequestError: more dimensions than the model has.
     """
+    _check_target(out)
     recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
     catalogue = recommender.assembly.catalogue
+    if dim is not None and dim > recommender.assembly.model.dim:
+        raise RequestError(f"at most {recommender.assembly.model.dim} dimensions", got=str(dim), where="--dim")
     layout = VectorFormat(precision=precision, normalised=normalise, dim=dim, has_bias=recommender.has_bias)
-    hashes = item_hashes(catalogue)
-    reused = _reusable(out, recommender.model_hash, layout, hashes, catalogue) if only_new else {}
-    vectors, encoded = _item_vectors(recommender, layout, reused, meter)
+    earlier = _earlier(out, recommender.model_hash, layout) if only_new else []
+    vectors = layout.shape(np.array(recommender.item_embeddings(meter=meter, earlier=earlier)))
     files: dict[str, str] = {}
     report: dict[str, object] = {}
     with atomic_folder(out) as partial:
-        extra: dict[str, list[object]] = {CONTENT_HASH: list(hashes), **_attributes(catalogue)}
+        extra: dict[str, list[object]] = {CONTENT_HASH: [*item_keys(recommender.assembly)], **_attributes(catalogue)}
         _write_side(partial, "items", _ids(catalogue), vectors, layout, extra)
         if users:
             _write_users(partial, recommender, layout, meter)
@@ -118,22 +121,11 @@ def export_run(
     return {
         "folder": str(out),
         "items": len(vectors),
-        "items encoded": encoded,
+        "items encoded": recommender.items_encoded,
         "dim": int(vectors.shape[1]),
         "precision": precision,
         **report,
     }
-
-
-def item_hashes(catalogue: Catalogue) -> list[str]:
-    """Return a hash of each item's caption and pictures."""
-    captions = [bytes(row).hex() for row in np.asarray(catalogue.captions.hashes)]
-    pictures = [bytes(row).hex() for row in np.asarray(catalogue.pictures.hashes)]
-    found = []
-    for row, caption in enumerate(catalogue.caption_rows):
-        shown = [pictures[int(image)] for image in catalogue.item_images[row]]
-        found.append(content_hash(captions[caption] if caption >= 0 else "", *shown))
-    return found
 
 
 def _ids(catalogue: Catalogue) -> list[str] | list[int]:
@@ -152,12 +144,31 @@ def _attributes(catalogue: Catalogue) -> dict[str, list[object]]:
     return shown
 
 
-def _reusable(
-    out: Path, model_hash: str, layout: VectorFormat, hashes: list[str], catalogue: Catalogue
-) -> Mapping[int, npt.NDArray[np.float32]]:
-    """Return the vectors of an earlier export whose item has the same content still, by item row."""
+def _check_target(out: Path) -> None:
+    """Refuse to replace anything but an export or an empty folder.
+
+    Raises:
+        ArtifactError: there is something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file() or "export_version" not in read_json(out / MANIFEST):
+        raise ArtifactError(
+            "a new folder, or an export to replace",
+            got="one that holds something else",
+            where=str(out),
+            fix="Choose another --out.",
+        )
+
+
+def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[EmbeddingTable]:
+    """Return the vectors of the export that is there, where its format kept them as they were.
+
+    Raises:
+        ArtifactError: an export of another model or format.
+    """
     if not (out / MANIFEST).is_file():
-        return {}
+        return []
     old = VectorFolder.open(out)
     old.require_model(model_hash)
     if old.format != layout:
@@ -167,38 +178,9 @@ def _reusable(
             where=str(out),
             fix="Give the same options, or leave out --only-new.",
         )
-    ids, vectors = old.vectors("items")
-    before = dict(zip(ids, old.table()[CONTENT_HASH], strict=True))
-    position = {item_id: index for index, item_id in enumerate(ids)}
-    return {
-        row: vectors[position[item_id]]
-        for row, item_id in enumerate(str(i) for i in catalogue.item_ids)
-        if before.get(item_id) == hashes[row]
-    }
-
-
-def _item_vectors(
-    recommender: Recommender,
-    layout: VectorFormat,
-    reused: Mapping[int, npt.NDArray[np.float32]],
-    meter: Meter,
-) -> tuple[npt.NDArray[np.float32], int]:
-    """Return all item vectors in the export's shape, and how many of them had to be encoded."""
-    assembly = recommender.assembly
-    if not reused:
-        return layout.shape(np.array(recommender.item_embeddings(meter=meter))), len(assembly.catalogue)
-    missing = np.array([row for row in range(len(assembly.catalogue)) if row not in reused], dtype=np.int64)
-    width = len(next(iter(reused.values())))
-    vectors = np.empty((len(assembly.catalogue), width), dtype=np.float32)
-    for row, vector in reused.items():
-        vectors[row] = vector
-    if len(missing):
-        with meter("changed posts") as advance:
-            encoded = encode_catalogue(
-                assembly.model, assembly.reader, missing, device=assembly.device, progress=advance
-            )
-        vectors[missing] = layout.shape(encoded.numpy())
-    return vectors, len(missing)
+    if layout != VectorFormat(has_bias=layout.has_bias):
+        return []
+    return [EmbeddingTable(old.table()[CONTENT_HASH].tolist(), old.vectors("items")[1])]
 
 
 def _write_side(

@@ -14,9 +14,9 @@ from mmrec import columns
 from mmrec.assembly import Advance, Notify, ignore
 from mmrec.errors import RequestError
 from mmrec.inference.recommender import Recommender, scored_columns
-from mmrec.inference.requests import read_candidates, read_requests, read_users
+from mmrec.inference.requests import check_requests, read_candidates, read_requests, read_users
 from mmrec.inference.scoring import Request
-from mmrec.inference.tables import row_writer
+from mmrec.inference.tables import check_output, row_writer
 
 SCORES = pa.schema(
     [
@@ -67,6 +67,8 @@ def score_file(
     Raises:
         RequestError: a file that is no table of requests, or an unknown output format.
     """
+    check_output(out)
+    check_requests(requests, candidates=candidates is None)
     recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
     known = recommender.assembly.catalogue.__contains__
     shared = None if candidates is None else read_candidates(candidates, known=known)
@@ -80,8 +82,8 @@ def score_file(
             counts["errors"] += sum(message is not None for message in scored.error_messages)
             if progress:
                 progress(1)
-    if counts["requests"] == 0:
-        raise RequestError("at least one request", got="an empty table", where=str(requests))
+        if counts["requests"] == 0:
+            raise RequestError("at least one request", got="an empty table", where=str(requests))
     counts["scored"] = counts["candidates"] - counts["errors"]
     encoded = recommender.vectors.num_encoded
     return {**counts, "posts encoded": encoded, "file": str(out), "model": recommender.model_hash}
@@ -114,6 +116,9 @@ def recommend_file(
         progress: told of every user.
         notify: told what is about to be done.
     """
+    check_output(out)
+    if users is not None:
+        check_requests(users, candidates=False)
     recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
     histories, catalogue = recommender.assembly.histories, recommender.assembly.catalogue
     asked: Iterable[Request] = (
@@ -145,8 +150,8 @@ def recommend_file(
                 counts["errors"] += len(failed)
                 if progress:
                     progress(1)
-    if counts["users"] == 0:
-        raise RequestError("at least one user", got="an empty table", where=str(users))
+        if counts["users"] == 0:
+            raise RequestError("at least one user", got="an empty table", where=str(users))
     return {**counts, "file": str(out), "model": recommender.model_hash}
 
 

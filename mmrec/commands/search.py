@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def search_vectors(
     where: str = "",
     k: int = 10,
     run: Path | None = None,
+    feed: Path | None = None,
     device: str = "auto",
 ) -> Found:
     """Find posts in an export.
@@ -68,6 +70,7 @@ def search_vectors(
         where: conditions on attributes.
         k: posts wanted.
         run: run that encodes the question; by default the one that exported.
+        feed: prepared feed that knows the user; by default the exported one.
         device: where to compute.
 
     Raises:
@@ -78,11 +81,14 @@ def search_vectors(
     ids, matrix = folder.vectors("items")
     table = folder.table()
     allowed = where_mask(table, where) if where.strip() else None
-    query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, run=run, device=device)
+    place, of = run or Path(str(folder.manifest["run"])), feed or Path(str(folder.manifest["feed"]))
+    load = partial(Recommender.load, place, feed=of, device=device)
+    query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, load=load)
     store = _store(folder, matrix)
     possible = len(ids) if allowed is None else int(allowed.sum())
     hits = store.search(query[None], k=min(k, len(ids)), allowed=allowed)
-    note = "" if possible >= k else f"only {possible} of {len(ids)} posts meet the conditions; {k} were asked for"
+    held = f"{possible} of {len(ids)} posts meet the conditions" if where.strip() else f"{possible} posts were exported"
+    note = "" if possible >= k else f"only {held}, {k} were asked for"
     return _present(hits.rows[0], hits.scores[0], table, note)
 
 
@@ -104,15 +110,13 @@ def _query(
     images: Sequence[Path],
     items: Sequence[str],
     user: str | None,
-    run: Path | None,
-    device: str,
+    load: Callable[[], Recommender],
 ) -> npt.NDArray[np.float32]:
     layout = folder.format
     content = matrix.shape[1] - int(layout.has_bias and not layout.normalised)
     directions, bias = [], 0.0
     if text or images or user:
-        place = Path(str(folder.manifest["run"])) if run is None else run
-        recommender = Recommender.load(place, device=device)
+        recommender = load()
         folder.require_model(recommender.model_hash)
         if text or images:
             post = Post(caption=text, image=list(images) or None)
@@ -144,7 +148,7 @@ def _present(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], table
     found = []
     for rank, (row, score) in enumerate(zip(rows[kept], scores[kept], strict=True), start=1):
         entry = table.iloc[int(row)]
-        caption = "" if entry[columns.CAPTION] is None else str(entry[columns.CAPTION])
+        caption = "" if pd.isna(entry[columns.CAPTION]) else str(entry[columns.CAPTION])
         short = caption if len(caption) <= _SHOWN else caption[: _SHOWN - 1] + "…"
         shown = tuple(None if pd.isna(entry[name]) else str(entry[name]) for name in names)
         found.append((rank, entry[columns.ITEM_ID], round(float(score), 4), short, *shown))

@@ -15,12 +15,23 @@ from accelerate import Accelerator
 
 import mmrec
 from mmrec import columns
-from mmrec.assembly import Assembly, Ids, Meter, Notify, assemble, choose_device, ignore, silent_meter
+from mmrec.assembly import (
+    Assembly,
+    Ids,
+    Meter,
+    Notify,
+    assemble,
+    choose_device,
+    ignore,
+    silent_meter,
+    split_fingerprint,
+)
 from mmrec.batch import HistoryBatch
 from mmrec.build import build_loader, build_loss, build_optimizer, build_settings
 from mmrec.config import Config, dump_config
-from mmrec.errors import ArtifactError, ConfigError
+from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.evaluation.metrics import metric_names
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Split
@@ -66,11 +77,15 @@ def train_run(
     accelerator = Accelerator(cpu=place.type == "cpu")
     run = RunFolder(out)
     split = Split.load(feed, config.feed.split)
+    cases = _validation_cases(config, split)
+    _check_metric(config.train.metric)
+    _check_objective(config, Histories.load(feed))
     ids = training_ids(feed, split)
-    begin_run(run, config, feed=feed, split=split, resume=resume)
+    check_run(run, config, feed=feed, split=split, resume=resume)
     assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
+    begin_run(run, config, feed=feed, split=split)
     save_parts(run, assembly, ids)
-    result = _train(assembly, split, run, accelerator, resume=resume, notify=notify, meter=meter)
+    result = _train(assembly, split, cases, run, accelerator, resume=resume, notify=notify, meter=meter)
     if result.best_metric is None:
         raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
     return {
@@ -92,40 +107,55 @@ def training_ids(feed: Path, split: Split) -> Ids:
     return Ids(catalogue.item_ids, np.bincount(rows, minlength=len(catalogue)))
 
 
-def begin_run(run: RunFolder, config: Config, *, feed: Path, split: Split, resume: bool) -> None:
-    """Write what the run is made of, or check that it is still the same.
+def check_run(run: RunFolder, config: Config, *, feed: Path, split: Split, resume: bool) -> None:
+    """Refuse a folder that holds a run, unless it is to be resumed and is still the same.
 
     Raises:
         ArtifactError: there is a run already, or the one to resume is another.
     """
-    text = dump_config(config)
-    feed_hash = Catalogue.load(feed).feed_hash
+    if not run.about.is_file():
+        return
+    about = run.read_about()
+    if not resume:
+        raise ArtifactError(
+            "a new run folder",
+            got="one that holds a run",
+            where=str(run.path),
+            fix="Continue it with --resume, or choose another --out.",
+        )
+    changed = [
+        name
+        for name, same in (
+            ("configuration", run.config.read_text(encoding="utf-8") == dump_config(config)),
+            ("feed", about["feed_hash"] == Catalogue.load(feed).feed_hash),
+            ("split", about.get("split_hash") == split_fingerprint(split)),
+        )
+        if not same
+    ]
+    if changed:
+        raise ArtifactError(
+            "the configuration, feed and split that the run was started with",
+            got=f"another {' and another '.join(changed)}",
+            where=str(run.path),
+            fix="Resume with the same settings, or start a new run.",
+        )
+
+
+def begin_run(run: RunFolder, config: Config, *, feed: Path, split: Split) -> None:
+    """Write what the run is made of, unless it is there."""
     if run.about.is_file():
-        about = run.read_about()
-        if not resume:
-            raise ArtifactError(
-                "a new run folder",
-                got="one that holds a run",
-                where=str(run.path),
-                fix="Continue it with --resume, or choose another --out.",
-            )
-        if run.config.read_text(encoding="utf-8") != text or about["feed_hash"] != feed_hash:
-            raise ArtifactError(
-                "the configuration and feed that the run was started with",
-                got="another",
-                where=str(run.config),
-                fix="Resume with the same settings, or start a new run.",
-            )
         return
     with atomic_file(run.config) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(dump_config(config), encoding="utf-8")
     versions = {"mmrec": mmrec.__version__, "torch": str(torch.__version__), "accelerate": accelerate.__version__}
+    catalogue = Catalogue.load(feed)
     run.write_about(
         {
             "feed": str(feed.resolve()),
-            "feed_hash": feed_hash,
+            "feed_hash": catalogue.feed_hash,
             "split": split.name,
-            "image_side": Catalogue.load(feed).manifest.get("image_side"),
+            "split_hash": split_fingerprint(split),
+            "image_side": catalogue.manifest.get("image_side"),
             "versions": versions | {"python": platform.python_version()},
         }
     )
@@ -149,6 +179,7 @@ def save_parts(run: RunFolder, assembly: Assembly, ids: Ids) -> None:
 def _train(
     assembly: Assembly,
     split: Split,
+    cases: Cases,
     run: RunFolder,
     accelerator: Accelerator,
     *,
@@ -163,7 +194,6 @@ def _train(
     generator = np.random.default_rng(config.train.seed)
     sample = np.sort(generator.choice(len(assembly.catalogue), min(CALIBRATION_ITEMS, len(assembly.catalogue)), False))
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
-    cases = _validation_cases(config, split)
     metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
 
     def embed() -> torch.Tensor:
@@ -219,6 +249,25 @@ def _validation_cases(config: Config, split: Split) -> Cases:
         return cases
     chosen = np.random.default_rng(config.train.seed).choice(len(cases), limit, replace=False)
     return cases.take(np.sort(chosen))
+
+
+def _check_metric(name: str) -> None:
+    """Refuse a metric that validation does not measure, before any work."""
+    base, _, cutoff = name.partition("@")
+    known = metric_names()
+    if base not in {entry.partition("@")[0] for entry in known} or not cutoff.isdigit() or int(cutoff) < 1:
+        raise ConfigError("a metric and a cut-off", got=repr(name), where="train.metric", fix=near_names(name, known))
+
+
+def _check_objective(config: Config, histories: Histories) -> None:
+    """Refuse an objective of values on a feed that has none, before any work."""
+    if config.objective.kind in {"bce", "mse"} and histories.values is None:
+        raise ConfigError(
+            "interactions with a value",
+            got="a feed without any",
+            where=f"objective.kind: {config.objective.kind}",
+            fix="Prepare the feed with a value column, or choose another objective.kind.",
+        )
 
 
 def describe_batch(batch: HistoryBatch) -> dict[str, float]:

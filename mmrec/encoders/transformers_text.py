@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -42,6 +43,7 @@ def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -
         MissingExtraError: a package of weights that is not installed.
     """
     from transformers import AutoConfig, AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
     source = resolve_model(name, where=WHERE)
     try:
@@ -50,6 +52,9 @@ def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -
                 config = AutoConfig.from_pretrained(source, trust_remote_code=False)
                 model, missing = AutoModel.from_config(config, dtype=torch.float32), []
             else:
+                if Path(source).is_dir():
+                    # Its bar would stand for a fraction of a second; downloads keep theirs.
+                    disable_progress_bar()
                 model, report = AutoModel.from_pretrained(
                     source,
                     use_safetensors=True,

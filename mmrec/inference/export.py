@@ -93,8 +93,16 @@ def write_vectors(
 
 
 def read_vectors(path: Path, *, id_column: str) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]:
-    """Read ids (as text) and vectors (float32) of a parquet file that :func:`write_vectors` wrote."""
-    table = pq.read_table(path)
+    """Read ids (as text) and vectors (float32) of a parquet file that :func:`write_vectors` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        fix = "Export again: mmrec export RUN --out DIR."
+        raise ArtifactError("a file of vectors", got=str(error)[:200], where=str(path), fix=fix) from error
     column = table.column("vector").combine_chunks()
     dim = column.type.list_size
     flat = column.flatten().to_numpy(zero_copy_only=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,19 @@ from mmrec.assembly import Assembly, Ids, Meter, Notify, assemble, choose_device
 from mmrec.config import load_config
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import MANIFEST
+from mmrec.inference.embedding_table import (
+    EmbeddingTable,
+    item_keys,
+    remove_other_models,
+    reuse,
+    saved_tables,
+    saved_vectors,
+)
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.scoring import Request, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors, Reference, reference_name
 from mmrec.run_folder import RunFolder
-from mmrec.storage import atomic_folder, content_hash, read_array, write_array, write_json
+from mmrec.storage import content_hash
 from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint
 from mmrec.training.snapshot import load_model_tensors
 
@@ -43,10 +51,14 @@ class Recommender:
         run: the run folder.
         assembly: the model on its feed.
         model_hash: hash of the weights and of the preprocessing.
+
+    Attributes:
+        items_encoded: items that had to be encoded for the catalogue's vectors.
     """
 
     def __init__(self, run: RunFolder, assembly: Assembly, *, model_hash: str) -> None:
         self.run, self.assembly, self.model_hash = run, assembly, model_hash
+        self.items_encoded = 0
         config = assembly.config
         self.vectors = ItemVectors(
             assembly.model,
@@ -128,20 +140,28 @@ class Recommender:
         """Whether vectors end in a bias coordinate."""
         return self.assembly.model.width > self.assembly.model.dim
 
-    def item_embeddings(self, *, meter: Meter = silent_meter) -> npt.NDArray[np.float32]:
-        """Return the score-ready vectors of the whole catalogue, shape (items, width); encoded once, then kept."""
+    def item_embeddings(
+        self, *, meter: Meter = silent_meter, earlier: Sequence[EmbeddingTable] = ()
+    ) -> npt.NDArray[np.float32]:
+        """Return the score-ready vectors of the whole catalogue, shape (items, width); each item encoded once.
+
+        The vectors are kept beside the run; of another feed's, those of unchanged items are taken.
+
+        Args:
+            meter: shows progress.
+            earlier: vectors of this model that lie elsewhere.
+        """
         if self.vectors.table is None:
+            assembly, keys = self.assembly, item_keys(self.assembly)
+            tables = chain(earlier, saved_tables(self.run.embeddings, model_hash=self.model_hash))
+            vectors, missing = reuse(keys, tables, width=assembly.model.width)
             with meter("catalogue") as advance:
-                encoded = encode_catalogue(
-                    self.assembly.model,
-                    self.assembly.reader,
-                    self.assembly.all_rows,
-                    device=self.device,
-                    progress=advance,
-                )
-            with atomic_folder(self._table_folder) as partial:
-                write_array(partial / "vectors.npy", encoded.numpy())
-                write_json(partial / "about.json", {"model_hash": self.model_hash, "items": len(encoded)})
+                vectors[missing] = encode_catalogue(
+                    assembly.model, assembly.reader, missing, device=self.device, progress=advance
+                ).numpy()
+            self.items_encoded = len(missing)
+            EmbeddingTable(keys, vectors).save(self._table_folder, model_hash=self.model_hash)
+            remove_other_models(self.run.embeddings, model_hash=self.model_hash)
             self.vectors.table = self._saved_table()
         assert self.vectors.table is not None
         return self.vectors.table
@@ -247,12 +267,11 @@ class Recommender:
 
     @property
     def _table_folder(self) -> Path:
-        key = content_hash(self.model_hash, self.assembly.catalogue.feed_hash)
-        return self.run.embeddings / key
+        given = [built.vectors.hashes.tobytes() for built in self.assembly.encoders.values() if built.vectors]
+        return self.run.embeddings / content_hash(self.model_hash, self.assembly.catalogue.feed_hash, *given)
 
     def _saved_table(self) -> npt.NDArray[np.float32] | None:
-        path = self._table_folder / "vectors.npy"
-        return cast("npt.NDArray[np.float32]", read_array(path)) if path.is_file() else None
+        return saved_vectors(self._table_folder)
 
 
 def _model_hash(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:

@@ -23,7 +23,6 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 
-
 _AT_ONCE = 256
 """Posts decoded and encoded together; bounds memory."""
 

@@ -122,7 +122,12 @@ class TestKnownAndNew:
     def test_history_of_posts_equals_history_of_items(self, content_run: Path, tiny_feed: TinyFeed) -> None:
         recommender = fresh(content_run)
         chosen = ["p01", PICTURE_ONLY, CAPTION_ONLY, TWO_PICTURES]
-        mixed: list[Reference] = [as_post(tiny_feed, "p01"), PICTURE_ONLY, as_post(tiny_feed, CAPTION_ONLY), TWO_PICTURES]
+        mixed: list[Reference] = [
+            as_post(tiny_feed, "p01"),
+            PICTURE_ONLY,
+            as_post(tiny_feed, CAPTION_ONLY),
+            TWO_PICTURES,
+        ]
         expected = recommender.score(history=chosen, candidates=ITEMS)["score"]
         got = recommender.score(history=mixed, candidates=ITEMS)["score"]
         np.testing.assert_allclose(got, expected, atol=20 * CLOSE)

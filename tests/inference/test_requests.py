@@ -110,7 +110,11 @@ class TestEveryFormat:
         ]
 
     def test_a_list_that_all_share(self, tmp_path: Path, suffix: str) -> None:
-        rows = [{"item_id": "007", "caption": None}, {"item_id": None, "caption": "silk"}, {"item_id": "9", "caption": None}]
+        rows = [
+            {"item_id": "007", "caption": None},
+            {"item_id": None, "caption": "silk"},
+            {"item_id": "9", "caption": None},
+        ]
         shared = read_candidates(write(tmp_path / f"c{suffix}", rows), known=known)
         asked = write(tmp_path / f"r{suffix}", [{"user_id": "u1"}, {"user_id": "u1"}, {"user_id": "u2"}])
         expected = ["007", {"name": "new:1", "caption": "silk", "images": []}, "9"]
@@ -161,9 +165,7 @@ class TestText:
     def test_byte_order_mark_quotes_and_line_breaks(self, tmp_path: Path) -> None:
         path = tmp_path / "r.csv"
         path.write_bytes(b'\xef\xbb\xbfuser_id,caption\r\nu1,"red, ""soft""\r\nscarf"\r\n')
-        assert read(path) == [
-            ("u1", "u1", None, [{"name": "new:0", "caption": 'red, "soft"\r\nscarf', "images": []}])
-        ]
+        assert read(path) == [("u1", "u1", None, [{"name": "new:0", "caption": 'red, "soft"\r\nscarf', "images": []}])]
 
     def test_a_hundred_thousand_candidates_in_a_cell(self, tmp_path: Path) -> None:
         path = tmp_path / "r.csv"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +163,7 @@ class TestModelsThatReadLess:
     @pytest.fixture(scope="class")
     def runs(
         self, tiny_encoders: TinyEncoders, tiny_feed: TinyFeed, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[dict[str, Recommender]]:
+    ) -> dict[str, Recommender]:
         root = tmp_path_factory.mktemp("less")
         whole = tiny_config(tiny_encoders).model_dump(mode="json")
         made = {}
@@ -172,7 +171,7 @@ class TestModelsThatReadLess:
             config = validate(whole | {"encoders": {kept: whole["encoders"][kept]}}, where="test")
             train_run(changed(config, train={"epochs": 1}), feed=tiny_feed.prepared, out=root / kept, device="cpu")
             made[kept] = Recommender.load(root / kept, device="cpu")
-        yield made
+        return made
 
     def test_a_post_they_cannot_read_is_refused_not_guessed(self, runs: dict[str, Recommender]) -> None:
         caption, picture = Post("red scarf"), Post(image=draw(4))

@@ -1,0 +1,207 @@
+"""Search: a question in words, pictures, items, a user or a mix finds what the vectors say, and refuses what it must."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmrec import Post
+from mmrec.commands.export import export_run
+from mmrec.commands.search import Found, search_vectors
+from mmrec.errors import ArtifactError, RequestError
+from mmrec.inference.export import VectorFolder
+from mmrec.inference.recommender import Recommender
+from mmrec.inference.scoring import Request
+from tests.tiny_run import (
+    CAPTION_ONLY,
+    NUM_ITEMS,
+    PICTURE_ONLY,
+    TinyFeed,
+    draw,
+    interactions_table,
+    items_table,
+    prepare_tiny,
+    write_raw,
+)
+
+CLOSE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def exported(content_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("vectors") / "content"
+    export_run(content_run, out=out, device="cpu")
+    return out
+
+
+def search(vectors: Path, **asked: object) -> Found:
+    return search_vectors(vectors, device="cpu", **asked)  # type: ignore[arg-type]
+
+
+def ids(found: Found) -> list[object]:
+    return [row[found.columns.index("item_id")] for row in found.rows]
+
+
+def top(found: Found) -> tuple[object, float]:
+    return ids(found)[0], float(str(found.rows[0][found.columns.index("score")]))
+
+
+class TestQuestions:
+    def test_the_words_of_a_post(self, exported: Path, tiny_feed: TinyFeed) -> None:
+        found = search(exported, text=tiny_feed.caption(CAPTION_ONLY))
+        assert top(found) == (CAPTION_ONLY, pytest.approx(1, abs=CLOSE))
+        assert len(found.rows) == 10
+        assert [row[0] for row in found.rows] == list(range(1, 11))
+        assert found.note == ""
+
+    def test_the_picture_of_a_post(self, exported: Path, tiny_feed: TinyFeed) -> None:
+        found = search(exported, images=[tiny_feed.image(PICTURE_ONLY)])
+        assert top(found) == (PICTURE_ONLY, pytest.approx(1, abs=CLOSE))
+
+    def test_words_and_picture_are_one_post(self, exported: Path, tiny_feed: TinyFeed) -> None:
+        found = search(exported, text=tiny_feed.caption("p07"), images=[tiny_feed.image("p07")])
+        assert top(found) == ("p07", pytest.approx(1, abs=CLOSE))
+
+    def test_an_item(self, exported: Path) -> None:
+        found = search(exported, items=["p11"], k=NUM_ITEMS)
+        assert top(found) == ("p11", pytest.approx(1, abs=CLOSE))
+        item_ids, vectors = VectorFolder.open(exported).vectors("items")
+        content = vectors[:, :16]
+        similar = content @ content[11] / np.linalg.norm(content[11])
+        assert ids(found) == item_ids[np.argsort(-similar, kind="stable")].tolist()
+
+    def test_a_user_gets_what_would_be_recommended(
+        self, exported: Path, content_recommender: Recommender
+    ) -> None:
+        found = search(exported, user="u08", k=NUM_ITEMS)
+        expected = content_recommender.recommend(user_id="u08", k=NUM_ITEMS)
+        assert ids(found) == expected["item_id"].tolist()
+        vector = content_recommender.scoring.users([Request("u08", (), user_id="u08")]).vectors[0, 0].numpy()
+        scores = np.array([float(str(row[2])) for row in found.rows]) * np.linalg.norm(vector[:16])
+        # The scores shown are rounded to four digits.
+        np.testing.assert_allclose(scores, expected["score"], atol=5.1e-5 * np.linalg.norm(vector[:16]) + 1e-5)
+
+    def test_a_mix_lies_between(self, exported: Path, tiny_feed: TinyFeed, content_recommender: Recommender) -> None:
+        found = search(exported, items=["p04", "p18"], text="a green dress", k=NUM_ITEMS)
+        _, vectors = VectorFolder.open(exported).vectors("items")
+        text = content_recommender.embed([Post("a green dress")])[0]
+        units = [v[:16] / np.linalg.norm(v[:16]) for v in (vectors[4], vectors[18], text)]
+        expected = vectors[:, :16] @ np.mean(units, axis=0)
+        order = np.argsort(-expected, kind="stable")
+        assert ids(found) == [f"p{row:02}" for row in order]
+        assert float(str(found.rows[0][2])) == pytest.approx(expected.max(), abs=CLOSE)
+
+    def test_user_and_words_share_the_weight(self, exported: Path) -> None:
+        found = search(exported, user="u08", text="a green dress", k=NUM_ITEMS)
+        both = {str(row[1]): float(str(row[2])) for row in found.rows}
+        halves = [
+            {str(row[1]): float(str(row[2])) for row in search(exported, k=NUM_ITEMS, **half).rows}  # type: ignore[arg-type]
+            for half in ({"user": "u08"}, {"text": "a green dress"})
+        ]
+        for item_id, score in both.items():
+            assert score == pytest.approx((halves[0][item_id] + halves[1][item_id]) / 2, abs=2 * CLOSE)
+
+
+class TestAnswers:
+    def test_captions_and_attributes_are_shown(self, exported: Path, tiny_feed: TinyFeed) -> None:
+        found = search(exported, items=[PICTURE_ONLY], k=NUM_ITEMS)
+        assert found.columns == ("rank", "item_id", "score", "caption", "colour", "price", "stock", "tags")
+        shown = {str(row[1]): row for row in found.rows}
+        assert shown[PICTURE_ONLY][3] == ""
+        assert shown["p07"][3:6] == (tiny_feed.caption("p07"), "green", "10.5")
+        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["found"][0]["item_id"] == PICTURE_ONLY
+
+    def test_conditions(self, exported: Path) -> None:
+        found = search(exported, text="a scarf", where="colour=red and price < 20", k=5)
+        assert sorted(map(str, ids(found))) == ["p00", "p03", "p06", "p09", "p12"]
+        assert found.note == ""
+        found = search(exported, text="a scarf", where="colour=red and price < 20", k=6)
+        assert len(found.rows) == 5
+        assert found.note == "only 5 of 30 posts meet the conditions, 6 were asked for"
+        found = search(exported, text="a scarf", where="colour=purple")
+        assert (found.rows, found.note) == ((), "only 0 of 30 posts meet the conditions, 10 were asked for")
+
+    def test_more_than_there_is(self, exported: Path) -> None:
+        found = search(exported, items=["p00"], k=31)
+        assert len(found.rows) == 30
+        assert found.note == "only 30 posts were exported, 31 were asked for"
+
+    @pytest.mark.parametrize("index", ["flat", "hnsw"])
+    def test_an_index_finds_the_same(self, content_run: Path, exported: Path, tmp_path: Path, index: str) -> None:
+        export_run(content_run, out=tmp_path / "v", store="faiss", index=index, device="cpu")  # type: ignore[arg-type]
+        for asked in ({"text": "a red scarf"}, {"user": "u01"}, {"text": "silk", "where": "stock >= 25", "k": 40}):
+            found, exact = search(tmp_path / "v", **asked), search(exported, **asked)
+            assert ids(found) == ids(exact)
+            assert found.note == exact.note
+
+    @pytest.mark.parametrize(
+        "options", [{"normalise": True}, {"dim": 8}, {"normalise": True, "dim": 8}, {"precision": "int8"}]
+    )
+    def test_every_format_is_searched(
+        self, content_run: Path, tmp_path: Path, tiny_feed: TinyFeed, options: dict[str, object]
+    ) -> None:
+        export_run(content_run, out=tmp_path / "v", store="faiss", device="cpu", **options)  # type: ignore[arg-type]
+        found = search(tmp_path / "v", text=tiny_feed.caption("p07"), images=[tiny_feed.image("p07")], user="u01", k=30)
+        assert len(found.rows) == 30
+        item_ids, vectors = VectorFolder.open(tmp_path / "v").vectors("items")
+        # A cut vector is shorter than one, and scores its own length against itself.
+        length = np.linalg.norm(vectors[item_ids.tolist().index("p07"), : 8 if "dim" in options else 16])
+        for asked in ({"items": ["p07"]}, {"text": tiny_feed.caption("p07"), "images": [tiny_feed.image("p07")]}):
+            assert top(search(tmp_path / "v", **asked)) == ("p07", pytest.approx(length, abs=0.01))
+
+
+class TestRefusals:
+    def test_nothing_asked(self, exported: Path) -> None:
+        for nothing in ({}, {"text": "  "}, {"text": ""}):
+            with pytest.raises(RequestError, match="expected a"):
+                search(exported, **nothing)
+
+    def test_unknown_names(self, exported: Path, tmp_path: Path) -> None:
+        with pytest.raises(RequestError, match="exported item.*'p99'.*--item"):
+            search(exported, items=["p01", "p99"])
+        with pytest.raises(RequestError, match="'u99'"):
+            search(exported, user="u99")
+        with pytest.raises(RequestError, match=r"no\.png"):
+            search(exported, images=[tmp_path / "no.png"])
+        with pytest.raises(RequestError, match="'color'.*did you mean 'colour'"):
+            search(exported, items=["p01"], where="color=red")
+        with pytest.raises(ArtifactError, match="mmrec export"):
+            search(tmp_path, items=["p01"])
+
+    def test_vectors_of_another_model(self, exported: Path, tiny_run: Path) -> None:
+        with pytest.raises(ArtifactError, match="Export again with this run"):
+            search(exported, text="red", run=tiny_run)
+        with pytest.raises(ArtifactError, match="Export again with this run"):
+            search(exported, user="u01", run=tiny_run)
+
+    def test_a_run_that_is_gone(self, content_run: Path, tmp_path: Path) -> None:
+        run = shutil.copytree(content_run, tmp_path / "run")
+        export_run(run, out=tmp_path / "v", device="cpu")
+        search(tmp_path / "v", text="red")
+        shutil.rmtree(run)
+        assert ids(search(tmp_path / "v", items=["p05"]))[0] == "p05", "items need no run"
+        with pytest.raises(ArtifactError, match="a run folder"):
+            search(tmp_path / "v", text="red")
+        assert len(search(tmp_path / "v", text="red", run=content_run).rows) == 10
+
+
+def test_users_of_the_exported_feed_are_asked_not_those_of_training(
+    content_run: Path, tiny_feed: TinyFeed, tmp_path: Path
+) -> None:
+    other = interactions_table()
+    other["user_id"] = "new-" + other["user_id"]
+    feed = prepare_tiny(write_raw(tmp_path / "raw", items_table(), other), tmp_path / "prepared")
+    export_run(content_run, out=tmp_path / "v", feed=feed.prepared, device="cpu")
+    assert len(search(tmp_path / "v", user="new-u08").rows) == 10
+    with pytest.raises(RequestError, match="'u08'"):
+        search(tmp_path / "v", user="u08")
+    assert len(search(tmp_path / "v", user="u08", feed=tiny_feed.prepared).rows) == 10
+
+
+def test_a_drawn_picture_and_new_words_find_something(exported: Path, tmp_path: Path) -> None:
+    draw(13, second=True).save(tmp_path / "new.webp")
+    assert len(search(exported, text="a striped emoji 😀", images=[tmp_path / "new.webp"]).rows) == 10
