@@ -197,6 +197,7 @@ class Targets(Movable):
         impression: shape (targets,), number of the impression, -1 where unknown.
         together: shape (targets,), True where the predicting slot lies at the target's own instant (a basket that
             training put in an order); outside training never.
+        timestamps: shape (targets,), when each was chosen, milliseconds, or None where the feed knows only an order.
     """
 
     user_index: Int[Tensor, " targets"]
@@ -207,6 +208,7 @@ class Targets(Movable):
     weight: Float[Tensor, " targets"]
     impression: Int[Tensor, " targets"]
     together: Bool[Tensor, " targets"]
+    timestamps: Int[Tensor, " targets"] | None = None
 
     def __len__(self) -> int:
         return len(self.user_index)

@@ -276,7 +276,13 @@ def build_loader(
 
 
 def build_loss(
-    config: Config, histories: Histories, split: Split, *, num_windows: int, negatives: npt.NDArray[np.bool_]
+    config: Config,
+    histories: Histories,
+    split: Split,
+    *,
+    num_windows: int,
+    negatives: npt.NDArray[np.bool_],
+    first_seen: npt.NDArray[np.int64],
 ) -> TrainingLoss:
     """Build the objective, with what it knows of the feed.
 
@@ -287,6 +293,7 @@ def build_loss(
         num_windows: windows of an epoch; the in-batch correction takes each for a user that shows an item once, which
             is exact where every history fits one window.
         negatives: shape (items,), items that may be taken as not chosen.
+        first_seen: shape (items,), of the catalogue; counts where the split asks for existing items only.
     """
     objective = config.objective
     return TrainingLoss(
@@ -298,6 +305,7 @@ def build_loss(
         num_users=num_windows,
         users_with_item=torch.from_numpy(users_with_item(histories, split)),
         eligible=torch.from_numpy(negatives),
+        first_seen=torch.from_numpy(first_seen) if split.existing_only and histories.has_time else None,
     )
 
 

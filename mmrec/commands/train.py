@@ -190,7 +190,14 @@ def _train(
     config, model = assembly.config, assembly.model
     negatives = split.trainable_items(assembly.histories, assembly.catalogue.first_seen)
     loader = build_loader(config, assembly.histories, split, assembly.reader, negatives=negatives)
-    loss = build_loss(config, assembly.histories, split, num_windows=loader.num_windows, negatives=negatives)
+    loss = build_loss(
+        config,
+        assembly.histories,
+        split,
+        num_windows=loader.num_windows,
+        negatives=negatives,
+        first_seen=assembly.catalogue.first_seen,
+    )
     generator = np.random.default_rng(config.train.seed)
     sample = np.sort(generator.choice(len(assembly.catalogue), min(CALIBRATION_ITEMS, len(assembly.catalogue)), False))
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))

@@ -159,6 +159,7 @@ def collate(
             weight=torch.ones(count),
             impression=torch.full((count,), -1),
             together=torch.from_numpy(_together(histories, windows, index, slots)),
+            timestamps=torch.from_numpy(np.array(histories.timestamps[targets])) if histories.has_time else None,
         ),
         negatives=torch.from_numpy(inverse[len(item_rows) :].astype(np.int64)),
         user_rows=torch.from_numpy(np.ascontiguousarray(windows.user_rows)),

@@ -33,6 +33,7 @@ def weighted_logsumexp(
     log_weights: Float[Tensor, " candidates"] | None = None,
     unweighted: Pairs | None = None,
     excluded: Pairs | None = None,
+    window: Window | None = None,
 ) -> Float[Tensor, " targets"]:
     """Return ``log sum_j w_j exp(target . candidate_j)`` for each target, in float32 or wider; -inf for no candidate.
 
@@ -45,16 +46,36 @@ def weighted_logsumexp(
         log_weights: shape (candidates,), log w_j, -inf leaves a candidate out; None weighs all alike.
         unweighted: pairs whose weight is 1 whatever ``log_weights`` says.
         excluded: pairs left out, whatever else is said of them.
+        window: leaves out the candidates that did not exist yet.
     """
     target_vectors = wide(target_vectors)
     if candidates.requires_grad:
         candidates = candidates.to(target_vectors.dtype)
     if log_weights is not None:
         log_weights = log_weights.detach().to(target_vectors.dtype).clamp_min(_lowest(target_vectors))
-    plan = _Plan.make(target_vectors, candidates, chunk, log_weights, unweighted, excluded)
+    plan = _Plan.make(target_vectors, candidates, chunk, log_weights, unweighted, excluded, window)
     needs_mean = torch.is_grad_enabled() and target_vectors.requires_grad
     result = _LogSumExp.apply(target_vectors, candidates, plan, needs_mean)
     return cast(Tensor, result)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Who existed when: a candidate counts for a target only where ``since <= until``.
+
+    Args:
+        since: shape (candidates,), time from which each exists.
+        until: shape (targets,), time of each question.
+    """
+
+    since: Int[Tensor, " candidates"]
+    until: Int[Tensor, " targets"]
+
+    def hide(self, scores: Float[Tensor, "rows columns"], *, row: int, column: int) -> None:
+        """Take the scores of a block, which starts at a row and a column, out of the sum where they do not count."""
+        since = self.since[column : column + scores.shape[1]]
+        until = self.until[row : row + scores.shape[0]]
+        scores.masked_fill_(since > until.unsqueeze(1), _lowest(scores))
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,7 @@ class _Plan:
     log_weights: Tensor | None
     unweighted: _BlockPairs | None
     excluded: _BlockPairs | None
+    window: Window | None
 
     @classmethod
     def make(
@@ -97,6 +119,7 @@ class _Plan:
         log_weights: Tensor | None,
         unweighted: Pairs | None,
         excluded: Pairs | None,
+        window: Window | None,
     ) -> _Plan:
         assert chunk > 0
         on_cpu = targets.device.type == "cpu"
@@ -108,9 +131,8 @@ class _Plan:
                 return None
             return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns)
 
-        return cls(
-            rows, columns, log_weights, by_block(unweighted) if log_weights is not None else None, by_block(excluded)
-        )
+        weighted = by_block(unweighted) if log_weights is not None else None
+        return cls(rows, columns, log_weights, weighted, by_block(excluded), window)
 
     def blocks(
         self, targets: Tensor, chunk: Tensor, start: int, buffers: Tensor
@@ -127,6 +149,8 @@ class _Plan:
             )
             torch.mm(targets[rows], chunk.T, out=scores)
             self._weigh(scores, start // self.columns * -(-len(targets) // self.rows) + first // self.rows, start)
+            if self.window is not None:
+                self.window.hide(scores, row=first, column=start)
             highest = scores.amax(1, keepdim=True)
             torch.softmax(scores, 1, out=probabilities)
             yield rows, probabilities, highest - probabilities.amax(1, keepdim=True).log()

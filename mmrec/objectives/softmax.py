@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrec.objectives.logsumexp import weighted_logsumexp
+from mmrec.objectives.logsumexp import Window, weighted_logsumexp
 from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.terms import own_scores, weighted_mean
 
@@ -22,6 +22,8 @@ def full_softmax_loss(
     chunk: int,
     eligible: Bool[Tensor, " catalogue"] | None = None,
     excluded: Pairs | None = None,
+    first_seen: Int[Tensor, " catalogue"] | None = None,
+    target_times: Int[Tensor, " targets"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross entropy of each target's item against the whole catalogue, averaged by weight.
 
@@ -39,15 +41,25 @@ def full_softmax_loss(
         eligible: shape (catalogue,), rows of the bank that count (items held out of training must not); None for all.
             Fresh items always count.
         excluded: pairs of a target and a *catalogue row* that is not its negative; a target's own item always stays.
+        first_seen: shape (catalogue,), time from which each row existed; with ``target_times``, what did not exist yet
+            is no negative.
+        target_times: shape (targets,), time at which each target was chosen.
     """
     fresh, stored = (None, None) if excluded is None else _by_place(excluded, item_rows, item_positions)
-    total = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh)
+    fresh_window = stored_window = None
+    if first_seen is not None and target_times is not None:
+        since = first_seen[item_rows]
+        until = torch.maximum(target_times, since[item_positions])  # what was chosen did exist
+        fresh_window, stored_window = Window(since, until), Window(first_seen, until)
+    total = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh, window=fresh_window)
     if bank is not None:
         log_weights = torch.zeros(len(bank), dtype=total.dtype, device=total.device)
         if eligible is not None:
             log_weights.masked_fill_(~eligible, -torch.inf)
         log_weights[item_rows] = -torch.inf
-        rest = weighted_logsumexp(target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored)
+        rest = weighted_logsumexp(
+            target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored, window=stored_window
+        )
         total = torch.logaddexp(total, rest)
     return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
 

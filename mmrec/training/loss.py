@@ -53,6 +53,8 @@ class TrainingLoss(Movable):
         users_with_item: shape (catalogue,), users whose window holds each item (``in_batch_softmax``).
         eligible: shape (catalogue,), items that may be negatives (``full_softmax``) and that negatives are drawn from
             (``in_batch_softmax``); None for all.
+        first_seen: shape (catalogue,), time from which each item existed, so that what did not exist yet is no
+            negative (``full_softmax``); None for no such rule.
 
     Raises:
         ConfigError: the kind needs something that was not given.
@@ -67,6 +69,7 @@ class TrainingLoss(Movable):
     num_users: int = 0
     users_with_item: Int[Tensor, " catalogue"] | None = None
     eligible: Bool[Tensor, " catalogue"] | None = None
+    first_seen: Int[Tensor, " catalogue"] | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "in_batch_softmax" and (self.users_with_item is None or self.num_users < 1):
@@ -141,6 +144,8 @@ class TrainingLoss(Movable):
             chunk=self.chunk,
             eligible=self.eligible,
             excluded=None if history is None else Pairs(history.target_index, rows[history.item_index]),
+            first_seen=self.first_seen,
+            target_times=batch.targets.timestamps,
         )
 
     def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:

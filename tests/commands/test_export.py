@@ -139,7 +139,9 @@ class TestOnlyNew:
             {"item_id": "n1", "caption": items["caption"][1], "image": [], "colour": "blue", "tags": []},
         ]
         interactions = interactions_table()
-        raw = write_raw(root / "raw", pd.concat([items, pd.DataFrame(new)]), interactions[interactions["item_id"] != "p29"])
+        raw = write_raw(
+            root / "raw", pd.concat([items, pd.DataFrame(new)]), interactions[interactions["item_id"] != "p29"]
+        )
         draw(27, second=True).save(raw / "images" / "p09.png")
         return prepare_tiny(raw, root / "prepared")
 
@@ -221,11 +223,18 @@ class TestWholeOrAsBefore:
             export_run(tiny_run, out=tmp_path / "v", device="cpu")
         assert not list(tmp_path.iterdir())
 
-    def test_a_folder_of_something_else_is_never_replaced(self, tiny_run: Path, tiny_feed: TinyFeed, tmp_path: Path) -> None:
+    def test_a_folder_of_something_else_is_never_replaced(
+        self, tiny_run: Path, tiny_feed: TinyFeed, tmp_path: Path
+    ) -> None:
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "mine.jpg").write_bytes(b"dear")
         (tmp_path / "file").write_bytes(b"dear")
-        for precious in (tmp_path / "photos", tmp_path / "file", tiny_run, shutil.copytree(tiny_feed.prepared, tmp_path / "f")):
+        for precious in (
+            tmp_path / "photos",
+            tmp_path / "file",
+            tiny_run,
+            shutil.copytree(tiny_feed.prepared, tmp_path / "f"),
+        ):
             names = sorted(path.name for path in precious.parent.rglob("*"))
             with pytest.raises(ArtifactError, match="got one that holds something else"):
                 export_run(tiny_run, out=precious, device="cpu")

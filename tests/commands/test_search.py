@@ -74,9 +74,7 @@ class TestQuestions:
         similar = content @ content[11] / np.linalg.norm(content[11])
         assert ids(found) == item_ids[np.argsort(-similar, kind="stable")].tolist()
 
-    def test_a_user_gets_what_would_be_recommended(
-        self, exported: Path, content_recommender: Recommender
-    ) -> None:
+    def test_a_user_gets_what_would_be_recommended(self, exported: Path, content_recommender: Recommender) -> None:
         found = search(exported, user="u08", k=NUM_ITEMS)
         expected = content_recommender.recommend(user_id="u08", k=NUM_ITEMS)
         assert ids(found) == expected["item_id"].tolist()

@@ -53,9 +53,7 @@ class TestRunFolder:
             f"p{row:02}": int(expected.get(f"p{row:02}", 0)) for row in range(NUM_ITEMS)
         }
 
-    def test_preprocessors_come_back_without_their_libraries(
-        self, tiny_run: Path, recommender: Recommender
-    ) -> None:
+    def test_preprocessors_come_back_without_their_libraries(self, tiny_run: Path, recommender: Recommender) -> None:
         folder = RunFolder(tiny_run).preprocessing
         words, pixels = recommender.assembly.words, recommender.assembly.pixels
         assert words is not None
@@ -135,9 +133,7 @@ class TestRefusedBeforeAnyWork:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x", ""])
-    def test_a_device_that_is_not_there(
-        self, config: Config, tiny_feed: TinyFeed, tmp_path: Path, device: str
-    ) -> None:
+    def test_a_device_that_is_not_there(self, config: Config, tiny_feed: TinyFeed, tmp_path: Path, device: str) -> None:
         with pytest.raises(ConfigError, match=r"a device of this machine \(auto, cpu.*--device"):
             train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device=device)
 
@@ -271,7 +267,9 @@ class TestOddFeeds:
         feed = write_feed(
             tmp_path / "feed",
             interactions=[(f"u{n}", f"p{(n + m) % 6}", 5 * m) for n in range(9) for m in range(5)],
-            captions={f"p{n}": f"{word} scarf" for n, word in enumerate(["red", "blue"] * 3)} if kept == "captions" else {},
+            captions={f"p{n}": f"{word} scarf" for n, word in enumerate(["red", "blue"] * 3)}
+            if kept == "captions"
+            else {},
             pictures={f"p{n}": noise[n] for n in range(6)} if kept == "pictures" else {},
         )
         run(changed(config, train={"epochs": 1}), feed, tmp_path / "run")
@@ -324,9 +322,7 @@ def test_told_before_a_cache_is_written(
     said: list[str] = []
     feed = shutil.copytree(tiny_feed.prepared, tmp_path / "feed")
     shutil.rmtree(feed / "trunks", ignore_errors=True)
-    train_run(
-        changed(config, train={"epochs": 1}), feed=feed, out=tmp_path / "run", device="cpu", notify=said.append
-    )
+    train_run(changed(config, train={"epochs": 1}), feed=feed, out=tmp_path / "run", device="cpu", notify=said.append)
     sizes = [line for line in said if "MB" in line]
     assert [line.split()[0] for line in sizes] == ["text", "image"]
     assert any(line.startswith("validation ndcg@10") for line in said)

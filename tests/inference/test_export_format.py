@@ -59,9 +59,7 @@ class TestPrecision:
         assert scales[0] == pytest.approx(0.02)
 
     def test_integers_come_back_as_integers(self, tmp_path: Path) -> None:
-        write_vectors(
-            tmp_path / "items.parquet", [7, 10**18], VECTORS[:2], id_column="item_id", precision="float32"
-        )
+        write_vectors(tmp_path / "items.parquet", [7, 10**18], VECTORS[:2], id_column="item_id", precision="float32")
         assert pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist() == [7, 10**18]
         assert read_vectors(tmp_path / "items.parquet", id_column="item_id")[0].tolist() == ["7", str(10**18)]
 
@@ -92,7 +90,9 @@ class TestFolder:
 
     def test_another_model_is_refused(self, folder: Path) -> None:
         VectorFolder.open(folder).require_model("a" * 32)
-        with pytest.raises(ArtifactError, match="vectors of the model bbbb.*got vectors of the model aaaa.*Export again"):
+        with pytest.raises(
+            ArtifactError, match="vectors of the model bbbb.*got vectors of the model aaaa.*Export again"
+        ):
             VectorFolder.open(folder).require_model("b" * 32)
 
     def test_changed_or_missing_files_are_noticed(self, folder: Path) -> None:

@@ -177,3 +177,32 @@ def test_mean_over_all_batches_and_all_draws_is_the_sum_over_the_catalogue(batch
         for sampled in combinations(range(9), 2)
     ]
     assert sum(values) / len(values) == pytest.approx(scores.exp().sum().item(), rel=1e-9)
+
+
+def test_what_did_not_exist_yet_is_no_negative() -> None:
+    """Three items, the last from time 5 on: a target of time 4 is compared with two, one of time 6 with three."""
+    items = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    users = torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    first_seen, times = torch.tensor([0, 0, 5]), torch.tensor([4, 6])
+    rows, positions, weight = torch.arange(3), torch.tensor([0, 0]), torch.ones(2, dtype=torch.float64)
+    e, e2 = math.e, math.e**2
+    expected = (-math.log(e / (e + 1)) - math.log(e / (e + 1 + e2))) / 2
+    fresh = full_softmax_loss(
+        users, items, rows, positions, None, weight, chunk=2, first_seen=first_seen, target_times=times
+    )
+    stored = full_softmax_loss(
+        users,
+        items[:1],
+        rows[:1],
+        positions,
+        items.detach(),
+        weight,
+        chunk=2,
+        first_seen=first_seen,
+        target_times=times,
+    )
+    assert fresh.item() == pytest.approx(expected)
+    assert stored.item() == pytest.approx(expected)
+    fresh.backward()
+    assert items.grad is not None
+    assert items.grad[2, 0].item() == pytest.approx(e2 / (e + 1 + e2) / 2), "only the second target sees the third item"
