@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -177,6 +177,7 @@ def assemble(
     ids: Ids,
     *,
     device: torch.device,
+    event_names: Sequence[str] | None = None,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Assembly:
@@ -187,14 +188,26 @@ def assemble(
         feed: prepared feed.
         ids: items that have an id vector.
         device: where to compute.
+        event_names: names of events that the model knows; None takes the feed's own.
         notify: told about caches before they are written.
         meter: shows the progress of caches.
     """
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
+    if event_names is not None:
+        histories = with_event_names(histories, event_names)
     encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids))
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
     reader = build_reader(config, catalogue, encoders, ids, device=device, notify=notify, meter=meter)
     return Assembly(config, catalogue, histories, encoders, model, reader, device)
+
+
+def with_event_names(histories: Histories, names: Sequence[str]) -> Histories:
+    """Return histories whose event codes count in ``names``; -1 for a name that is not among them."""
+    codes = histories.event_codes
+    if codes is not None:
+        place = {name: code for code, name in enumerate(names)}
+        codes = np.array([place.get(name, -1) for name in histories.event_names], dtype=np.int16)[codes]
+    return replace(histories, event_names=list(names), event_codes=codes if names else None)
 
 
 def build_reader(

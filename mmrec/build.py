@@ -191,6 +191,7 @@ def build_model(config: Config, encoders: Mapping[str, BuiltEncoder], *, num_eve
                 id_dropout=ids.dropout if isinstance(ids, ItemId) else 0.0,
                 id_gate=ids.gate if isinstance(ids, ItemId) else "frequency",
                 modality_dropout=model.fusion.modality_dropout,
+                feature_dropout=model.fusion.feature_dropout,
             ),
             user_encoder=_build_user_encoder(config, num_events=num_events),
             scorer=Scorer(
@@ -305,7 +306,7 @@ def build_loss(
         num_users=num_windows,
         users_with_item=torch.from_numpy(users_with_item(histories, split)),
         eligible=torch.from_numpy(negatives),
-        first_seen=torch.from_numpy(first_seen) if split.existing_only and histories.has_time else None,
+        first_seen=torch.from_numpy(first_seen.copy()) if split.existing_only and histories.has_time else None,
     )
 
 

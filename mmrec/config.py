@@ -149,6 +149,8 @@ class Fusion(Settings):
     """Attention heads."""
     dropout: Share = 0.1
     """Dropout inside fusion."""
+    feature_dropout: Share = 0.1
+    """Share of a content's channels that are hidden in a training step."""
     modality_dropout: Share = 0.1
     """Share of items with several modalities that lose one of them in a training step."""
 
@@ -197,8 +199,9 @@ class Objective(Settings):
     set 0 where the feed has zeros of its own."""
     bank_refresh: Positive = 100
     """Steps between two refreshes of the bank of catalogue vectors."""
-    mask_history: bool = False
-    """Do not count items of the user's own history as negatives."""
+    mask_history: bool = True
+    """Do not count items of the user's own history as negatives: nobody buys a post twice in one basket, but many come
+    back for it."""
     contrastive_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the image-text contrastive loss; 0 switches it off."""
     contrastive_items: Positive = 256

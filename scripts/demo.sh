@@ -7,7 +7,7 @@ say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf "$out"
 say mmrec convert-weights efficientnet_lite0
-say mmrec-data synthesize --out "$out/feed"
+say mmrec-data synthesize --out "$out/feed" --items 2000 --users 1800
 say mmrec-data prepare "$out/feed" --out "$out/prepared" --caption title,description
 say mmrec-data audit "$out/prepared"
 

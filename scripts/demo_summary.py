@@ -29,7 +29,7 @@ def main() -> None:
     """Print the table and write DEMO/summary.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="folder of the demo")
-    parser.add_argument("--metric", default="ndcg@10", help="metric of the last column")
+    parser.add_argument("--metric", default="hr@10", help="metric of the last column")
     asked = parser.parse_args()
     feed = asked.demo / "prepared"
     catalogue, histories, split = Catalogue.load(feed), Histories.load(feed), Split.load(feed)

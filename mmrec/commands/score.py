@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from mmrec import columns
 from mmrec.assembly import Advance, Notify, ignore
 from mmrec.errors import RequestError
+from mmrec.feed.catalogue import Catalogue
 from mmrec.inference.recommender import Recommender, scored_columns
 from mmrec.inference.requests import check_requests, read_candidates, read_requests, read_users
 from mmrec.inference.scoring import Request
-from mmrec.inference.tables import check_output, row_writer
+from mmrec.inference.tables import check_output, id_type, row_writer
 
 SCORES = pa.schema(
     [
@@ -25,15 +27,6 @@ SCORES = pa.schema(
         (columns.SCORE, pa.float32()),
         (columns.RANK, pa.int64()),
         (columns.PRESENT, pa.string()),
-        (columns.ERROR_MESSAGE, pa.string()),
-    ]
-)
-RECOMMENDATIONS = pa.schema(
-    [
-        (columns.USER_ID, pa.string()),
-        (columns.ITEM_ID, pa.string()),
-        (columns.SCORE, pa.float32()),
-        (columns.RANK, pa.int64()),
         (columns.ERROR_MESSAGE, pa.string()),
     ]
 )
@@ -127,32 +120,55 @@ def recommend_file(
         else read_users(users, known=catalogue.__contains__)
     )
     counts = {"users": 0, "rows": 0, "errors": 0}
-    with row_writer(out, RECOMMENDATIONS) as writer:
+    with row_writer(out, _recommendations(catalogue)) as writer:
         for group in _groups(asked, _GROUP):
             answer = recommender.scoring.users(group)
             rows, scores = recommender.top_items(answer.vectors, k=k, leave_out=answer.seen if new_only else None)
             for index, request in enumerate(group):
                 error = answer.error_messages[index]
                 kept = np.flatnonzero(rows[index] >= 0) if error is None else np.zeros(0, dtype=np.int64)
-                ids = list(catalogue.item_ids[rows[index][kept]])
-                failed = [error] if error is not None else []
-                writer.write(
-                    {
-                        columns.USER_ID: [request.request_id] * (len(ids) + len(failed)),
-                        columns.ITEM_ID: [*ids, *(None for _ in failed)],
-                        columns.SCORE: [*(float(score) for score in scores[index][kept]), *(None for _ in failed)],
-                        columns.RANK: [*range(1, len(ids) + 1), *(0 for _ in failed)],
-                        columns.ERROR_MESSAGE: [*(None for _ in ids), *failed],
-                    }
-                )
+                ids = catalogue.external_ids(rows[index][kept])
+                writer.write(_recommended(request.request_id, ids, scores[index][kept], error))
                 counts["users"] += 1
                 counts["rows"] += len(ids)
-                counts["errors"] += len(failed)
+                counts["errors"] += error is not None
                 if progress:
                     progress(1)
         if counts["users"] == 0:
             raise RequestError("at least one user", got="an empty table", where=str(users))
     return {**counts, "file": str(out), "model": recommender.model_hash}
+
+
+def _recommendations(catalogue: Catalogue) -> pa.Schema:
+    return pa.schema(
+        [
+            (columns.USER_ID, pa.string()),
+            (columns.ITEM_ID, id_type(catalogue.external_ids(np.arange(len(catalogue))))),
+            (columns.SCORE, pa.float32()),
+            (columns.RANK, pa.int64()),
+            (columns.ERROR_MESSAGE, pa.string()),
+        ]
+    )
+
+
+def _recommended(
+    user_id: str, ids: Sequence[str] | Sequence[int], scores: npt.NDArray[np.float32], error: str | None
+) -> dict[str, Sequence[object]]:
+    """Return one user's rows as columns: the items, or one row that says why there are none."""
+    if error is not None:
+        alone: dict[str, Sequence[object]] = {
+            columns.USER_ID: [user_id],
+            columns.ITEM_ID: [None],
+            columns.SCORE: [None],
+        }
+        return alone | {columns.RANK: [0], columns.ERROR_MESSAGE: [error]}
+    return {
+        columns.USER_ID: [user_id] * len(ids),
+        columns.ITEM_ID: list(ids),
+        columns.SCORE: [float(score) for score in scores],
+        columns.RANK: list(range(1, len(ids) + 1)),
+        columns.ERROR_MESSAGE: [None] * len(ids),
+    }
 
 
 def _groups(entries: Iterable[_T], size: int) -> Iterator[Sequence[_T]]:

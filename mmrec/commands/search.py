@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def _present(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], table
         entry = table.iloc[int(row)]
         caption = "" if pd.isna(entry[columns.CAPTION]) else str(entry[columns.CAPTION])
         short = caption if len(caption) <= _SHOWN else caption[: _SHOWN - 1] + "…"
+        item_id = entry[columns.ITEM_ID]
+        item_id = int(item_id) if isinstance(item_id, np.integer | Decimal) else item_id
         shown = tuple(None if pd.isna(entry[name]) else str(entry[name]) for name in names)
-        found.append((rank, entry[columns.ITEM_ID], round(float(score), 4), short, *shown))
+        found.append((rank, item_id, round(float(score), 4), short, *shown))
     return Found(("rank", columns.ITEM_ID, columns.SCORE, columns.CAPTION, *names), tuple(found), note)

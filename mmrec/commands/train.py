@@ -155,6 +155,7 @@ def begin_run(run: RunFolder, config: Config, *, feed: Path, split: Split) -> No
             "feed_hash": catalogue.feed_hash,
             "split": split.name,
             "split_hash": split_fingerprint(split),
+            "event_names": catalogue.manifest.get("event_names", []),
             "image_side": catalogue.manifest.get("image_side"),
             "versions": versions | {"python": platform.python_version()},
         }

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrec.errors import ArtifactError
+from mmrec.inference.tables import id_type
 from mmrec.storage import file_hash, read_json
 
 Precision = Literal["float32", "float16", "int8"]
@@ -79,7 +80,7 @@ def write_vectors(
         precision: number format.
         extra: further columns.
     """
-    table: dict[str, pa.Array] = {id_column: pa.array(ids)}
+    table: dict[str, pa.Array] = {id_column: pa.array(ids, id_type(ids))}
     if precision == "int8":
         values, scales = quantise(vectors)
         table["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), vectors.shape[1])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +119,15 @@ class Recommender:
         ids = Ids(table[columns.ITEM_ID].to_numpy(dtype=object), table["count"].to_numpy(dtype=np.int64))
         path = best_checkpoint(folder.checkpoints)
         checkpoint = read_checkpoint(path)
-        assembly = assemble(config, place, ids, device=choose_device(device), notify=notify, meter=meter)
+        assembly = assemble(
+            config,
+            place,
+            ids,
+            device=choose_device(device),
+            event_names=cast("list[str] | None", about.get("event_names")),
+            notify=notify,
+            meter=meter,
+        )
         if checkpoint.state["base"] != assembly.bases:
             raise ArtifactError(
                 "the pretrained weights that the run was trained on",

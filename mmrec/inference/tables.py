@@ -125,6 +125,17 @@ def _delimiter(path: Path) -> str:
     return "\t" if path.suffix == ".tsv" else ","
 
 
+def id_type(ids: Sequence[str] | Sequence[int]) -> pa.DataType:
+    """Return the type that holds ids as they are: text, integers of 64 bits, or decimals for larger ones."""
+    numbers = [value for value in ids if isinstance(value, int)]
+    if not numbers:
+        return pa.string()
+    low, high = min(numbers), max(numbers)
+    if low >= -(2**63) and high < 2**63:
+        return pa.int64()
+    return pa.uint64() if low >= 0 and high < 2**64 else pa.decimal256(76)
+
+
 @runtime_checkable
 class RowWriter(Protocol):
     """Takes rows, piece by piece."""

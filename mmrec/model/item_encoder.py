@@ -57,6 +57,7 @@ class ItemEncoder(nn.Module):
         id_dropout: share of items whose id is hidden in a training step; an item with nothing else keeps its id.
         id_gate: ``frequency`` lets the id's weight depend on how often training saw the item; ``always`` is one.
         modality_dropout: share of items with several content modalities that lose one in a training step.
+        feature_dropout: share of a content's channels that are hidden in a training step.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ItemEncoder(nn.Module):
         id_dropout: float = 0.0,
         id_gate: Literal["frequency", "always"] = "frequency",
         modality_dropout: float = 0.0,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim, self.id_dropout, self.modality_dropout = dim, id_dropout, modality_dropout
@@ -78,7 +80,7 @@ class ItemEncoder(nn.Module):
         self.assembler: TokenAssembler | None = None
         if self.modalities:
             widths = {name: self.encoder(name).dim for name in self.modalities}
-            self.assembler = TokenAssembler(input_dims=widths, dim=dim)
+            self.assembler = TokenAssembler(input_dims=widths, dim=dim, dropout=feature_dropout)
         self.id_projection: nn.Module | None = None
         self.id_gate: FrequencyGate | None = None
         if ITEM_ID in encoders:

@@ -138,10 +138,13 @@ class TokenAssembler(nn.Module):
     Args:
         input_dims: width of each modality's tokens, in the order of the ``modalities`` axis.
         dim: the model's width.
+        dropout: share of a content's channels that are hidden in a training step, the same for all of its tokens, so
+            that a post is not learnt by heart from its features.
     """
 
-    def __init__(self, *, input_dims: Mapping[str, int], dim: int) -> None:
+    def __init__(self, *, input_dims: Mapping[str, int], dim: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.modalities = tuple(input_dims)
         self.projections = nn.ModuleDict(
             {name: TokenProjection(input_dim=width, dim=dim) for name, width in input_dims.items()}
@@ -161,7 +164,7 @@ class TokenAssembler(nn.Module):
             num_items: items of the batch.
         """
         null, names = self.null, self.modalities
-        tokens = {name: self.projection(name)(encoded[name]) for name in names if name in parts}
+        tokens = {name: self._hide(self.projection(name)(encoded[name])) for name in names if name in parts}
         blank = null.new_zeros(num_items, len(null))
         summaries = [
             self._summary(name, tokens[name], parts[name], num_items) if name in parts else blank for name in names
@@ -179,6 +182,13 @@ class TokenAssembler(nn.Module):
             present=contents >= 0,
             contents=contents,
         )
+
+    def _hide(self, tokens: TokenStates) -> TokenStates:
+        if not self.training or not self.dropout:
+            return tokens
+        kept = functional.dropout(tokens.states.new_ones(len(tokens), tokens.states.shape[1]), self.dropout)
+        owner = torch.repeat_interleave(torch.arange(len(tokens), device=kept.device), tokens.lengths)
+        return TokenStates(states=tokens.states * kept.index_select(0, owner), lengths=tokens.lengths)
 
     def _summary(self, name: str, tokens: TokenStates, parts: Parts, num_items: int) -> Float[Tensor, "items dim"]:
         means = mean_tokens(tokens) - self.projection(name).name

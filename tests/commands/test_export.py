@@ -112,7 +112,7 @@ class TestFormats:
         export_run(tiny_run, out=tmp_path / "v", precision=precision, store="faiss", device="cpu")  # type: ignore[arg-type]
         exact, narrow = vectors(whole)[1], vectors(tmp_path / "v")[1]
         worst = np.abs(exact).max(axis=1, keepdims=True) / (2048 if precision == "float16" else 253)
-        assert 0 < np.abs(narrow - exact).max()
+        assert np.abs(narrow - exact).max() > 0
         assert (np.abs(narrow - exact) <= worst).all()
 
     def test_recall_of_an_index(self, tiny_run: Path, tmp_path: Path) -> None:

@@ -97,9 +97,7 @@ class TestScore:
         users.write_text("user_id\n" + "".join(f"u{n:02}\n" for n in range(NUM_USERS)), encoding="utf-8")
         shared = tmp_path / "c.tsv"
         shared.write_text("item_id\tcaption\np01\t\n\ta red dress\nnobody\t\n", encoding="utf-8")
-        summary = score_file(
-            tiny_run, requests=users, out=tmp_path / "s.parquet", candidates=shared, device="cpu"
-        )
+        summary = score_file(tiny_run, requests=users, out=tmp_path / "s.parquet", candidates=shared, device="cpu")
         assert [summary[key] for key in ("requests", "candidates", "scored", "errors", "posts encoded")] == [
             NUM_USERS,
             3 * NUM_USERS,

@@ -11,11 +11,15 @@ import pytest
 
 from mmrec import Post
 from mmrec.commands.export import export_run
+from mmrec.commands.score import recommend_file
 from mmrec.commands.search import Found, search_vectors
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
+from mmrec.inference.tables import read_rows
+from mmrec.storage import read_json, write_json
+from tests.feeds import write_feed
 from tests.tiny_run import (
     CAPTION_ONLY,
     NUM_ITEMS,
@@ -203,3 +207,23 @@ def test_users_of_the_exported_feed_are_asked_not_those_of_training(
 def test_a_drawn_picture_and_new_words_find_something(exported: Path, tmp_path: Path) -> None:
     draw(13, second=True).save(tmp_path / "new.webp")
     assert len(search(exported, text="a striped emoji 😀", images=[tmp_path / "new.webp"]).rows) == 10
+
+
+@pytest.mark.parametrize("large", [10**16 + 1, 2**63 + 1, 10**30 + 1])
+def test_integer_ids_come_back_as_they_went_in(tiny_run: Path, tmp_path: Path, large: int) -> None:
+    feed = write_feed(
+        tmp_path / "feed",
+        interactions=[("1", "7", 1), ("1", str(large), 2)],
+        captions={"7": "red scarf", str(large): "blue scarf"},
+        split=None,
+    )
+    types = {"item_id_type": "integer", "user_id_type": "integer"}
+    write_json(feed / "manifest.json", read_json(feed / "manifest.json") | types)
+    export_run(tiny_run, out=tmp_path / "v", feed=feed, device="cpu")
+    found = json.loads(json.dumps(search(tmp_path / "v", items=[str(large)], user="1").to_dict()))
+    assert sorted(entry["item_id"] for entry in found["found"]) == [7, large]
+    assert export_run(tiny_run, out=tmp_path / "v", feed=feed, only_new=True, device="cpu")["items encoded"] == 0
+    for suffix in (".parquet", ".jsonl"):
+        recommend_file(tiny_run, out=tmp_path / f"top{suffix}", feed=feed, device="cpu")
+        assert sorted(int(str(row["item_id"])) for row in read_rows(tmp_path / f"top{suffix}")) == [7, large]
+        assert not any(isinstance(row["item_id"], str) for row in read_rows(tmp_path / f"top{suffix}"))

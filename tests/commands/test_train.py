@@ -192,9 +192,10 @@ class TestResume:
 
             return train(**(arguments | {"progress": progress}))  # type: ignore[arg-type]
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(module, "train", killed)
-            run(long, tiny_feed.prepared, tmp_path / "run")
+            with pytest.raises(Killed):
+                run(long, tiny_feed.prepared, tmp_path / "run")
         torch.manual_seed(12345)
         summary = run(long, tiny_feed.prepared, tmp_path / "run", resume=True)
         assert summary["steps"] == 9

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from mmrec import Post
-from mmrec.assembly import assemble
+from mmrec.assembly import Ids, assemble
+from mmrec.commands.train import train_run
 from mmrec.config import Config
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.live_trunk import LiveTrunk
@@ -173,8 +175,6 @@ class TestCaches:
         self, tiny_encoders: TinyEncoders, tiny_feed: TinyFeed, tmp_path: Path, mode: str
     ) -> None:
         config = cut(tiny_config(tiny_encoders, ids=False), mode)
-        from mmrec.commands.train import train_run
-
         train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device="cpu")
         recommender = fresh(tmp_path / "run")
         chosen = ["p00", CAPTION_ONLY, PICTURE_ONLY, TWO_PICTURES]
@@ -193,10 +193,6 @@ def cut(config: Config, mode: str) -> Config:
     )
 
 
-def loaded_ids(recommender: Recommender):  # type: ignore[no-untyped-def]
-    import pandas as pd
-
-    from mmrec.assembly import Ids
-
+def loaded_ids(recommender: Recommender) -> Ids:
     table = pd.read_parquet(recommender.run.ids)
     return Ids(table["item_id"].to_numpy(dtype=object), table["count"].to_numpy(dtype=np.int64))

@@ -126,6 +126,28 @@ class TestOtherFeeds:
             elsewhere[1], recommender.embed([Post(tiny_feed.caption("p04"), draw(4))])[0], atol=1e-5
         )
 
+    def test_events_are_known_by_name_not_by_number(
+        self, tiny_encoders: TinyEncoders, rich_feed: TinyFeed, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
+        train_run(tiny_config(tiny_encoders, train={"epochs": 1}), feed=rich_feed.prepared, out=run, device="cpu")
+        expected = load(run).score(user_id="u03", candidates=["p01", "p02"])["score"]
+
+        def scores(names: list[str], codes: list[int]) -> np.ndarray:
+            """The same feed whose events are numbered otherwise."""
+            feed = shutil.copytree(rich_feed.prepared, tmp_path / "-".join(names or ["none"]), dirs_exist_ok=True)
+            write_json(feed / "manifest.json", read_json(feed / "manifest.json") | {"event_names": names})
+            old = np.load(rich_feed.prepared / "events.codes.npy")
+            np.save(feed / "events.codes.npy", np.array(codes, dtype=old.dtype)[old])
+            found = load(run, feed=feed).score(user_id="u03", candidates=["p01", "p02"])["score"]
+            return found.to_numpy(dtype=np.float64)
+
+        assert read_json(rich_feed.prepared / "manifest.json")["event_names"] == ["click", "like"]
+        np.testing.assert_allclose(scores(["like", "share", "click"], [2, 0]), expected, atol=1e-5)
+        assert np.abs(scores(["like", "click"], [0, 1]) - expected).max() > 1e-4
+        assert np.isfinite(scores([], [0, 0])).all()
+        assert np.isfinite(scores(["buy", "see"], [0, 1])).all()
+
     def test_integer_ids_come_back_as_integers(self, tiny_run: Path, tmp_path: Path) -> None:
         feed = write_feed(
             tmp_path / "feed",

@@ -30,6 +30,12 @@ def write(path: Path, rows: list[dict[str, object]] = ROWS) -> Path:
     return path
 
 
+def write_and_fail(path: Path, failure: BaseException) -> None:
+    with row_writer(path, SCHEMA) as writer:
+        writer.write({"name": ["a"], "score": [1.0], "rank": [1]})
+        raise failure
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 class TestEveryFormat:
     def test_what_was_written_reads_back(self, tmp_path: Path, suffix: str) -> None:
@@ -57,17 +63,15 @@ class TestEveryFormat:
         assert list(read_rows(write(tmp_path / f"scores{suffix}", []))) == []
 
     def test_a_failure_leaves_nothing(self, tmp_path: Path, suffix: str) -> None:
-        with pytest.raises(RuntimeError, match="stop"), row_writer(tmp_path / f"scores{suffix}", SCHEMA) as writer:
-            writer.write({"name": ["a"], "score": [1.0], "rank": [1]})
-            raise RuntimeError("stop")
+        with pytest.raises(RuntimeError, match="stop"):
+            write_and_fail(tmp_path / f"scores{suffix}", RuntimeError("stop"))
         assert list(tmp_path.iterdir()) == []
 
     def test_a_failure_keeps_the_old_file(self, tmp_path: Path, suffix: str) -> None:
         path = write(tmp_path / f"scores{suffix}")
         before = path.read_bytes()
-        with pytest.raises(KeyboardInterrupt), row_writer(path, SCHEMA) as writer:
-            writer.write({"name": ["a"], "score": [1.0], "rank": [1]})
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            write_and_fail(path, KeyboardInterrupt())
         assert path.read_bytes() == before
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

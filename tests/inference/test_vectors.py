@@ -17,6 +17,7 @@ from mmrec.encoders.text import TextEncoder
 from mmrec.errors import ArtifactError
 from mmrec.inference import vectors as module
 from mmrec.inference.live_trunk import LiveTrunk
+from mmrec.inference.posts import decode_post
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vectors import ItemVectors, Unusable
 from tests.tiny_run import PICTURE_ONLY, SIDE, TWO_PICTURES, TinyEncoders, TinyFeed, changed, draw, tiny_config
@@ -196,8 +197,6 @@ class TestModelsThatReadLess:
 
 
 def test_contents_of_a_batch_keep_their_owners(recommender: Recommender) -> None:
-    from mmrec.inference.posts import decode_post
-
     posts = [Post("red"), Post(image=[draw(1), draw(2)]), Post("red", draw(2))]
     batch = recommender.vectors.batch([decode_post(post, side=SIDE, max_images=4) for post in posts])
     assert (batch.parts["text"].item_index.tolist(), batch.parts["text"].content_index.tolist()) == ([0, 2], [0, 0])

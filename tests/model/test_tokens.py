@@ -169,3 +169,16 @@ def test_a_constant_feature_vector_has_a_finite_gradient(value: float) -> None:
     module(TokenStates(states=states, lengths=torch.tensor([2]))).states.sum().backward()
     assert states.grad is not None
     assert states.grad.isfinite().all()
+
+
+def test_dropout_hides_the_same_channels_of_all_tokens_of_a_content() -> None:
+    module = TokenAssembler(input_dims=WIDTHS, dim=DIM, dropout=0.5)
+    tokens = TokenStates(torch.ones(5, DIM), torch.tensor([2, 3]))
+    torch.manual_seed(0)
+    hidden = module._hide(tokens).states
+    assert torch.equal(hidden[0], hidden[1])
+    assert torch.equal(hidden[2], hidden[4])
+    assert not torch.equal(hidden[0], hidden[2])
+    assert set(hidden.unique().tolist()) == {0.0, 2.0}
+    module.eval()
+    assert module._hide(tokens) is tokens

@@ -1,0 +1,147 @@
+"""Every YAML in configs/ is valid, and those that promise joint training move every weight of both encoders."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from data_tools.prepare import PrepareOptions, prepare
+from data_tools.synthesize import SynthesizeOptions, synthesize
+from mmrec.assembly import assemble
+from mmrec.commands.train import train_run, training_ids
+from mmrec.config import Config, OpenClipImage, OpenClipText, TimmImage, TransformersText, dump_config, load_config
+from mmrec.encoders.base import ContentEncoder
+from mmrec.errors import ConfigError
+from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.splits import Split
+from mmrec.run_folder import RunFolder
+from mmrec.training.checkpoint import checkpoints
+from tests.tiny_run import TinyEncoders
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_is_valid_and_reads_back(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    (tmp_path / "again.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml") == config
+    assert path.read_text(encoding="utf-8").startswith("# "), "says what it is for"
+
+
+def test_there_are_the_promised_ones() -> None:
+    assert {"demo.yaml", "minilm_effnet.yaml", "bert_vit.yaml", "clip.yaml", "id_only.yaml"} <= {
+        p.name for p in CONFIGS
+    }
+
+
+@pytest.mark.parametrize("name", ["bert_vit", "clip"])
+def test_joint_configs_tune_everything(name: str) -> None:
+    encoders = load_config(path_of(name)).encoders
+    for modality in ("text", "image"):
+        encoder = encoders[modality]
+        assert isinstance(encoder, TransformersText | TimmImage | OpenClipText | OpenClipImage)
+        assert encoder.tuning.mode == "full"
+        assert not encoder.random_weights
+
+
+def path_of(name: str) -> Path:
+    return next(path for path in CONFIGS if path.stem == name)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic")
+    options = SynthesizeOptions(
+        items=40, users=48, events=6.0, side=32, subjects=3, looks=3, bad_rows=0, bad_pictures=0, seed=5
+    )
+    synthesize(root / "raw", options=options)
+    caption = ("title", "description")
+    prepare(root / "raw", root / "feed", options=PrepareOptions(caption=caption, image_side=32, workers=1))
+    return root / "feed"
+
+
+SMALL = ["train.batch_users=8", "train.history_length=8", "train.epochs=5", "train.patience=5", "train.trackers=[]"]
+
+
+def stand_ins(name: str, encoders: TinyEncoders) -> list[str]:
+    """Small encoders in the place of the large ones, and nothing else."""
+    if name == "clip":
+        return [
+            f"encoders.{modality}.{key}"
+            for modality in ("text", "image")
+            for key in (f"model={encoders.pair}", "pretrained=none")
+        ]
+    return [
+        f"encoders.text.model={encoders.bert}",
+        "encoders.text.random_weights=true",
+        "encoders.image.model=test_vit",
+        "encoders.image.random_weights=true",
+        "encoders.image.side=32",
+    ]
+
+
+@pytest.mark.parametrize("name", ["bert_vit", "clip"])
+def test_both_encoders_train_from_the_first_block_on(
+    name: str, tiny_encoders: TinyEncoders, synthetic: Path, tmp_path: Path
+) -> None:
+    config = load_config(path_of(name), overrides=[*stand_ins(name, tiny_encoders), *SMALL])
+    before = initial_weights(config, synthetic)
+    summary = train_run(config, feed=synthetic, out=tmp_path / "run", device="cpu")
+    assert int(str(summary["steps"])) >= 30
+
+    after = load_file(checkpoints(RunFolder(tmp_path / "run").checkpoints)[-1] / "model.safetensors")
+    for modality in ("text", "image"):
+        first = before[modality]
+        assert len(first) > 4
+        still = [key for key, value in first.items() if torch.equal(after[key], value)]
+        assert not still, "every weight of the first block and of what lies below it has moved"
+        moved = torch.cat([(after[key] - value).flatten() for key, value in first.items()])
+        assert float(moved.abs().mean()) > 1e-7
+
+    lines = [json.loads(line) for line in RunFolder(tmp_path / "run").metrics.read_text().splitlines()]
+    losses = [line["epoch/loss"] for line in lines if "epoch/loss" in line]
+    assert len(losses) == 5
+    assert all(later < earlier for earlier, later in pairwise(losses))
+    assert losses[-1] < math.log(len(Catalogue.load(synthetic))), "better than to know nothing"
+
+
+def initial_weights(config: Config, feed: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Copies of the weights of each encoder's first block and of its stem, by modality."""
+    assembly = assemble(config, feed, training_ids(feed, Split.load(feed)), device=torch.device("cpu"))
+    names = {id(parameter): name for name, parameter in assembly.model.named_parameters()}
+    found = {}
+    for modality in ("text", "image"):
+        encoder = assembly.encoders[modality].module
+        assert isinstance(encoder, ContentEncoder)
+        assert not encoder.has_trunk
+        *_, first, stem = encoder.layer_groups()
+        frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]  # type: ignore[attr-defined]
+        assert not [name for name in frozen if "block" in name or "layer" in name]
+        found[modality] = {names[id(p)]: p.detach().clone() for p in [*first, *stem]}
+    return found
+
+
+def test_the_real_names_are_those_of_the_libraries() -> None:
+    """Without a hub the weights cannot be had, but the names can be checked."""
+    image = load_config(path_of("bert_vit")).encoders["image"]
+    assert isinstance(image, TimmImage)
+    assert image.model in timm.list_pretrained()
+    pair = load_config(path_of("clip")).encoders["image"]
+    assert isinstance(pair, OpenClipImage)
+    assert (pair.model, pair.pretrained) in open_clip.list_pretrained()
+
+
+def test_an_override_that_removes_an_encoder() -> None:
+    config = load_config(path_of("demo"), overrides=["encoders.item_id=none"])
+    assert set(config.encoders) == {"text", "image"}
+    with pytest.raises(ConfigError, match="at least one encoder"):
+        load_config(path_of("id_only"), overrides=["encoders.item_id=none"])
