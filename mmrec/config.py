@@ -248,7 +248,7 @@ class Train(Settings):
     """Validation metric that selects the best checkpoint."""
     checkpoint_steps: Count = 0
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
-    trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of cached trunk states."""
     trunk_cache: bool = True
     """Run frozen blocks once per distinct content and keep their output on disk."""

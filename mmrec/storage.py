@@ -6,6 +6,7 @@ sees half a file, whatever kills the process.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from mmrec.errors import ArtifactError
 
 HASH_BYTES = 16
 PARTIAL = ".partial"
+ASIDE = ".old"
 
 
 def _flush_folder(folder: Path) -> None:
@@ -59,9 +61,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; when the block ends well, it replaces ``path``.
 
-    Every file in it is flushed before the rename.  An existing ``path`` is moved aside first and removed last.
+    Every file in it is flushed before the rename.  An existing ``path`` is moved aside first and removed last; a process
+    that dies between the two renames leaves it aside, where :func:`recover_folder` finds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
     partial = path.with_name(f"{path.name}{PARTIAL}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -71,7 +75,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             flush = _flush_folder if file.is_dir() else _flush_file
             flush(file)
         _flush_folder(partial)
-        old = path.with_name(f"{path.name}.old-{os.getpid()}")
+        old = path.with_name(f"{path.name}{ASIDE}-{os.getpid()}")
         if path.exists():
             path.replace(old)
         partial.replace(path)
@@ -79,6 +83,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Undo what a process that died while replacing ``path`` left: its folder moved aside, its half-written folder."""
+    for kind in (ASIDE, PARTIAL):
+        for left in sorted(path.parent.glob(f"{glob.escape(path.name)}{kind}-*")):
+            number = left.name.rpartition("-")[2]
+            if not left.is_dir() or not number.isdigit() or _alive(int(number)):
+                continue
+            if kind == ASIDE and not path.exists():
+                left.replace(path)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from mmrec.errors import ArtifactError
 from mmrec.inference.tables import id_type
-from mmrec.storage import file_hash, read_json
+from mmrec.storage import file_hash, read_json, recover_folder
 
 Precision = Literal["float32", "float16", "int8"]
 Side = Literal["items", "users"]
@@ -133,6 +133,7 @@ class VectorFolder:
         Raises:
             ArtifactError: no export, or one of another version.
         """
+        recover_folder(folder)
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(
                 "a folder of vectors", got="no manifest.json", where=str(folder), fix="Run: mmrec export RUN --out DIR."
