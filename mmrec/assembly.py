@@ -178,6 +178,7 @@ def assemble(
     *,
     device: torch.device,
     event_names: Sequence[str] | None = None,
+    preprocessing: Path | None = None,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Assembly:
@@ -189,13 +190,14 @@ def assemble(
         ids: items that have an id vector.
         device: where to compute.
         event_names: names of events that the model knows; None takes the feed's own.
+        preprocessing: folder of the preprocessors that a run was trained with; None takes those of the encoders.
         notify: told about caches before they are written.
         meter: shows the progress of caches.
     """
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     if event_names is not None:
         histories = with_event_names(histories, event_names)
-    encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids))
+    encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids), saved=preprocessing)
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
     reader = build_reader(config, catalogue, encoders, ids, device=device, notify=notify, meter=meter)
     return Assembly(config, catalogue, histories, encoders, model, reader, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,12 @@ from mmrec.model.user_encoder import UserEncoder
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import VectorTable
+from mmrec.storage import read_json, write_json
 from mmrec.training.contract import TrainSettings
 from mmrec.training.loss import TrainingLoss
 from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 
+IMAGE_SETTINGS = "image_preprocessing.json"
 Preprocessor = TextPreprocessor | ImagePreprocessor
 
 
@@ -67,7 +69,7 @@ class BuiltEncoder:
 
 
 def build_encoders(
-    config: Config, catalogue: Catalogue, *, num_ids: int, frozen: bool = False
+    config: Config, catalogue: Catalogue, *, num_ids: int, frozen: bool = False, saved: Path | None = None
 ) -> dict[str, BuiltEncoder]:
     """Build the encoders of a configuration, by modality.
 
@@ -76,6 +78,7 @@ def build_encoders(
         catalogue: the items, for precomputed vectors.
         num_ids: items that have an id vector.
         frozen: build every pretrained encoder as it is before training, all of it trunk.
+        saved: folder of the preprocessors that a run was trained with; None takes those of the encoders.
     """
     built = {}
     for seed, (modality, settings) in enumerate(config.encoders.items(), start=config.train.seed):
@@ -84,7 +87,29 @@ def build_encoders(
         built[modality] = _build_encoder(
             modality, settings, config=config, catalogue=catalogue, num_ids=num_ids, seed=seed
         )
+        if saved is not None:
+            built[modality] = replace(built[modality], preprocessor=_saved(built[modality], saved / modality))
     return built
+
+
+def save_preprocessors(encoders: Mapping[str, BuiltEncoder], folder: Path) -> None:
+    """Write what prepares captions and pictures, one folder a modality."""
+    for name, encoder in encoders.items():
+        match encoder.preprocessor:
+            case TextPreprocessor():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                encoder.preprocessor.save(folder / name)
+            case ImagePreprocessor():
+                write_json(folder / name / IMAGE_SETTINGS, encoder.preprocessor.to_dict())
+
+
+def _saved(encoder: BuiltEncoder, folder: Path) -> Preprocessor | None:
+    match encoder.preprocessor:
+        case TextPreprocessor():
+            return TextPreprocessor.load(folder)
+        case ImagePreprocessor():
+            return ImagePreprocessor.from_dict(read_json(folder / IMAGE_SETTINGS))
+    return None
 
 
 def _build_encoder(

@@ -27,7 +27,7 @@ from mmrec.assembly import (
     split_fingerprint,
 )
 from mmrec.batch import HistoryBatch
-from mmrec.build import build_loader, build_loss, build_optimizer, build_settings
+from mmrec.build import build_loader, build_loss, build_optimizer, build_settings, save_preprocessors
 from mmrec.config import Config, dump_config
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.evaluate import validation_metrics
@@ -36,10 +36,8 @@ from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Split
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
-from mmrec.preprocessing.image import ImagePreprocessor
-from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.run_folder import RunFolder
-from mmrec.storage import atomic_file, write_json
+from mmrec.storage import atomic_file
 from mmrec.training.contract import StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
@@ -167,14 +165,7 @@ def save_parts(run: RunFolder, assembly: Assembly, ids: Ids) -> None:
     table = pd.DataFrame({columns.ITEM_ID: ids.item_ids, "count": ids.counts})
     with atomic_file(run.ids) as partial:
         table.to_parquet(partial)
-    for name, built in assembly.encoders.items():
-        folder = run.preprocessing / name
-        folder.mkdir(parents=True, exist_ok=True)
-        match built.preprocessor:
-            case TextPreprocessor():
-                built.preprocessor.save(folder)
-            case ImagePreprocessor():
-                write_json(folder / "image_preprocessing.json", built.preprocessor.to_dict())
+    save_preprocessors(assembly.encoders, run.preprocessing)
 
 
 def _train(

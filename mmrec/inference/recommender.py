@@ -125,6 +125,7 @@ class Recommender:
             ids,
             device=choose_device(device),
             event_names=cast("list[str] | None", about.get("event_names")),
+            preprocessing=folder.preprocessing,
             notify=notify,
             meter=meter,
         )
