@@ -72,7 +72,7 @@ class TestCatalogue:
         sources = {"text": token_view(catalogue, words), "image": pixel_view(catalogue, pixels)}
         modalities = dict(assembly.reader.modalities)
         for name, encoder in (("text", text), ("image", image)):
-            live = LiveTrunk(encoder, sources[name], "float16", CPU)
+            live = LiveTrunk(encoder, sources[name], assembly.config.train.trunk_dtype, CPU)
             modalities[name] = Modality(modalities[name].links, live)
         before = text.work.contents, image.work.contents
         found = encode_catalogue(assembly.model, ItemReader(modalities), assembly.all_rows, device=CPU)
