@@ -16,8 +16,8 @@ from mmrec.encoders.buckets import EncodingWork
 from mmrec.encoders.tuning import TOLERANCE, Layers, freeze_below, frozen_hash, group_by_depth, set_modes
 from mmrec.errors import ConfigError
 
-TRUNK_PICTURES = 256
-"""Pictures that go through the frozen blocks at once."""
+PICTURES_AT_ONCE = 64
+"""Pictures that go through the network at once where no gradient is wanted: nothing of them has to be kept."""
 
 
 @runtime_checkable
@@ -105,8 +105,7 @@ class ImageEncoder(nn.Module):
         if len(content) == 0:
             return self._nothing(content.pixels.device)
         with torch.no_grad(), torch.autocast(content.pixels.device.type, enabled=False):
-            pieces = [self._below(pixels) for pixels in torch.split(content.pixels, TRUNK_PICTURES)]
-            tokens = torch.cat(pieces)
+            tokens = self._below_in_pieces(content.pixels)
             self._count(tokens)
             if self.trunk_blocks == self.num_blocks:
                 tokens = self._pool(tokens)
@@ -118,7 +117,8 @@ class ImageEncoder(nn.Module):
             if len(content) == 0:
                 return self._nothing(content.pixels.device)
             if not self.has_trunk:
-                tokens = self._below(content.pixels)
+                run = self._below if torch.is_grad_enabled() else self._below_in_pieces
+                tokens = run(content.pixels)
                 self._count(tokens)
                 return _as_states(self._pool(tokens).float())
             content = self.trunk(content)
@@ -128,6 +128,9 @@ class ImageEncoder(nn.Module):
         below = _as_tokens(content).to(self._dtype)
         tokens = _never_alone(below, lambda batch: self._stack.above(batch, start=self.trunk_blocks))
         return _as_states(self._pool(tokens).float())
+
+    def _below_in_pieces(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
+        return torch.cat([self._below(piece) for piece in torch.split(pixels, PICTURES_AT_ONCE)])
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Set the mode of the live part; the trunk and all batch norms stay in evaluation mode."""
