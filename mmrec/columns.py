@@ -13,8 +13,6 @@ IMAGE: Final = "image"
 CAPTION: Final = "caption"
 PUBLISHED_AT: Final = "published_at"
 
-ITEM_ROW: Final = "item_row"
-USER_ROW: Final = "user_row"
 CAPTION_ROW: Final = "caption_row"
 FIRST_SEEN: Final = "first_seen"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,39 +27,6 @@ class Pairs:
     def keep(self, kept: Bool[Tensor, " pairs"]) -> Pairs:
         """Return the pairs where ``kept`` is True."""
         return Pairs(self.target_index[kept], self.item_index[kept])
-
-
-def uniform_negatives(
-    num_items: int, count: int, generator: Generator, *, excluded_rows: Int[Tensor, " rows"] | None = None
-) -> Int[Tensor, " negatives"]:
-    """Draw ``count`` distinct catalogue rows uniformly, in random order; all that there are if they are fewer.
-
-    Args:
-        num_items: rows of the catalogue.
-        count: rows wanted.
-        generator: source of randomness, on the CPU.
-        excluded_rows: distinct rows that may not be drawn.
-    """
-    excluded = torch.empty(0, dtype=torch.int64) if excluded_rows is None else excluded_rows.to(torch.int64).cpu()
-    num_allowed = num_items - len(excluded)
-    if count * 4 > num_allowed or num_allowed * 2 < num_items:
-        allowed = torch.ones(num_items, dtype=torch.bool)
-        allowed[excluded] = False
-        rows = allowed.nonzero().squeeze(1)
-        return rows[torch.randperm(len(rows), generator=generator)[:count]]
-    drawn = torch.empty(0, dtype=torch.int64)
-    while len(drawn) < count:
-        more = torch.randint(num_items, (2 * count + 16,), generator=generator)
-        drawn = _first_occurrences(torch.cat([drawn, more[~torch.isin(more, excluded)]]))
-    return drawn[:count]
-
-
-def _first_occurrences(rows: Int[Tensor, " rows"]) -> Int[Tensor, " distinct"]:
-    """Drop repetitions and keep the order: what drawing without replacement would have given."""
-    order = torch.argsort(rows, stable=True)
-    first = torch.ones(len(rows), dtype=torch.bool)
-    first[order[1:]] = rows[order].diff() != 0
-    return rows[first]
 
 
 def log_inclusion_probability(

@@ -7,45 +7,18 @@ from math import comb
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmrec.objectives.negatives import (
     Pairs,
     exclusion_pairs,
     inclusion_probability,
     log_inclusion_probability,
-    uniform_negatives,
     window_pairs,
 )
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
     return set(zip(pairs.target_index.tolist(), pairs.item_index.tolist(), strict=True))
-
-
-@settings(max_examples=100, deadline=None)
-@given(num_items=st.integers(1, 60), count=st.integers(0, 70), seed=st.integers(0, 1000), data=st.data())
-def test_draws_are_distinct_allowed_and_complete(num_items: int, count: int, seed: int, data: st.DataObject) -> None:
-    excluded = data.draw(st.sets(st.integers(0, num_items - 1)))
-    rows = torch.tensor(sorted(excluded), dtype=torch.int64)
-    drawn = uniform_negatives(num_items, count, torch.Generator().manual_seed(seed), excluded_rows=rows).tolist()
-    assert len(drawn) == len(set(drawn)) == min(count, num_items - len(excluded))
-    assert set(drawn) <= set(range(num_items)) - excluded
-    again = uniform_negatives(num_items, count, torch.Generator().manual_seed(seed), excluded_rows=rows).tolist()
-    assert drawn == again
-
-
-@pytest.mark.parametrize("count", [2, 10])  # below and above a quarter of the catalogue: the two ways of drawing
-def test_every_allowed_row_is_equally_likely(count: int) -> None:
-    generator, excluded = torch.Generator().manual_seed(0), torch.tensor([3, 7])
-    draws = torch.cat([uniform_negatives(22, count, generator, excluded_rows=excluded) for _ in range(2000)])
-    counts = torch.bincount(draws, minlength=22).double()
-    assert counts[excluded].tolist() == [0.0, 0.0]
-    allowed = counts[counts > 0]
-    assert len(allowed) == 20
-    expected = 2000 * count / 20
-    assert ((allowed - expected) ** 2 / expected).sum().item() < 43.8  # chi-squared, 19 degrees, p = 0.001
 
 
 @pytest.mark.parametrize(("num_users", "batch_users"), [(6, 1), (6, 2), (6, 4), (6, 6), (1, 1)])
