@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -219,9 +220,12 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
     assert verify_checkpoint(older)
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let the kernel itself refuse files over 4 kB, as a full disk would."""
+    """Let the kernel itself refuse files over 4 kB, as a full disk would.
+
+    Not a fixture: pytest writes a test's dot before it tears fixtures down, into what may be a long log by then.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -232,10 +236,10 @@ def small_files() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_kernel_refusing_to_write_tensors(tmp_path: Path, small_files: None) -> None:
+def test_kernel_refusing_to_write_tensors(tmp_path: Path) -> None:
     older = write(tmp_path, 1)
     large: dict[str, dict[str, Tensor]] = {"model": {"weight": torch.zeros(10_000)}}
-    with pytest.raises(ArtifactError, match=r"room to write a checkpoint.*File too large"):
+    with small_files(), pytest.raises(ArtifactError, match=r"room to write a checkpoint.*File too large"):
         write_checkpoint(tmp_path / name(2), Checkpoint(tensors=large, state={}))
     assert list(tmp_path.iterdir()) == [older]
 
