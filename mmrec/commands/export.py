@@ -109,6 +109,7 @@ def export_run(
                 "feed_hash": catalogue.feed_hash,
                 "model_hash": recommender.model_hash,
                 "metric": "inner_product",
+                "repeat_bonus": recommender.repeat_bonus,
                 "items": len(vectors),
                 "users": recommender.assembly.histories.num_users if users else 0,
                 "dim": vectors.shape[1],

@@ -123,7 +123,7 @@ def recommend_file(
     with row_writer(out, _recommendations(catalogue)) as writer:
         for group in _groups(asked, _GROUP):
             answer = recommender.scoring.users(group)
-            rows, scores = recommender.top_items(answer.vectors, k=k, leave_out=answer.seen if new_only else None)
+            rows, scores = recommender.top_items(answer, k=k, new_only=new_only)
             for index, request in enumerate(group):
                 error = answer.error_messages[index]
                 kept = np.flatnonzero(rows[index] >= 0) if error is None else np.zeros(0, dtype=np.int64)

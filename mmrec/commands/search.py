@@ -19,7 +19,7 @@ from mmrec.inference.export import VectorFolder
 from mmrec.inference.posts import Post
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
-from mmrec.search.index import ExactStore, Store
+from mmrec.search.index import ExactStore, Hits, Store
 from mmrec.search.where import where_mask
 
 _SHOWN = 60
@@ -42,6 +42,21 @@ class Found:
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
         return {"found": [dict(zip(self.columns, row, strict=True)) for row in self.rows], "note": self.note}
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What is looked for.
+
+    Args:
+        vector: shape (dim,).
+        had: rows of the export that the asking user had.
+        bonus: what their scores gain.
+    """
+
+    vector: npt.NDArray[np.float32]
+    had: npt.NDArray[np.int64]
+    bonus: float
 
 
 def search_vectors(
@@ -87,7 +102,9 @@ def search_vectors(
     query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, load=load)
     store = _store(folder, matrix)
     possible = len(ids) if allowed is None else int(allowed.sum())
-    hits = store.search(query[None], k=min(k, len(ids)), allowed=allowed)
+    hits = store.search(query.vector[None], k=min(k, len(ids)), allowed=allowed)
+    if len(query.had):
+        hits = _with_repeats(hits, query, matrix, allowed)
     held = f"{possible} of {len(ids)} posts meet the conditions" if where.strip() else f"{possible} posts were exported"
     note = "" if possible >= k else f"only {held}, {k} were asked for"
     return _present(hits.rows[0], hits.scores[0], table, note)
@@ -112,10 +129,11 @@ def _query(
     items: Sequence[str],
     user: str | None,
     load: Callable[[], Recommender],
-) -> npt.NDArray[np.float32]:
+) -> _Query:
     layout = folder.format
     content = matrix.shape[1] - int(layout.has_bias and not layout.normalised)
-    directions, bias = [], 0.0
+    known = {str(item_id): row for row, item_id in enumerate(ids)}
+    directions, bias, bonus, had = [], 0.0, 0.0, np.zeros(0, dtype=np.int64)
     if text or images or user:
         recommender = load()
         folder.require_model(recommender.model_hash)
@@ -128,9 +146,11 @@ def _query(
                 raise RequestError("a known user", got=asked.error_messages[0], where="--user")
             vector = layout.shape(asked.vectors.mean(dim=1).numpy())[0]
             directions.append(vector[:content])
-            # Scaled with the direction, so that user and bias keep their proportion.
+            # Scaled with the direction, so that user, bias and repeat bonus keep their proportion.
             bias = 1.0 / max(float(np.linalg.norm(vector[:content])), 1e-12)
-    known = {str(item_id): row for row, item_id in enumerate(ids)}
+            bonus = bias * recommender.repeat_bonus
+            past = [recommender.assembly.catalogue.item_ids[entry.row] for entry in asked.had[0]]
+            had = np.array(sorted({known[str(item_id)] for item_id in past if str(item_id) in known}), dtype=np.int64)
     for item_id in items:
         if item_id not in known:
             raise RequestError("the id of an exported item", got=repr(item_id), where="--item")
@@ -140,7 +160,21 @@ def _query(
     units = [direction / max(float(np.linalg.norm(direction)), 1e-12) for direction in directions]
     query = np.mean(units, axis=0)
     tail = [bias / len(directions)] if content < matrix.shape[1] else []
-    return np.concatenate([query, tail]).astype(np.float32)
+    vector = np.concatenate([query, tail]).astype(np.float32)
+    return _Query(vector, had, bonus / len(directions))
+
+
+def _with_repeats(
+    hits: Hits, query: _Query, matrix: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None
+) -> Hits:
+    """Give what the user had its bonus: only those posts can move up, so the others that were found stay the best."""
+    k = hits.rows.shape[1]
+    had = query.had if allowed is None else query.had[allowed[query.had]]
+    others = ~np.isin(hits.rows[0], had)
+    rows = np.concatenate([hits.rows[0][others], had])
+    scores = np.concatenate([hits.scores[0][others], matrix[had] @ query.vector + query.bonus])
+    best = np.argsort(-scores, kind="stable")[:k]
+    return Hits(rows[best][None], scores[best][None].astype(np.float32))
 
 
 def _present(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], table: pd.DataFrame, note: str) -> Found:

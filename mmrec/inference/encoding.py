@@ -139,5 +139,9 @@ class ModelScorer:
         """Return the scores of some cases, best over the interests of each user."""
         events = self._cases.take(cases).histories(self._histories, length=self._length)
         users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
-        scores: Tensor = users.to(self._device) @ self._items.T
-        return scores.amax(dim=1).cpu()
+        had = (
+            torch.from_numpy(np.repeat(np.arange(len(cases)), events.lengths)).to(self._device),
+            torch.from_numpy(np.asarray(self._histories.item_rows[events.values], np.int64)).to(self._device),
+        )
+        with torch.inference_mode():
+            return self._model.scorer.compare(users.to(self._device), self._items, had=had).cpu()

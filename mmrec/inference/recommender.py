@@ -29,7 +29,7 @@ from mmrec.inference.embedding_table import (
     saved_vectors,
 )
 from mmrec.inference.encoding import encode_catalogue
-from mmrec.inference.scoring import Request, Scored, Scoring
+from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors, Reference, reference_name
 from mmrec.run_folder import RunFolder
 from mmrec.storage import content_hash
@@ -150,6 +150,11 @@ class Recommender:
         """Whether vectors end in a bias coordinate."""
         return self.assembly.model.width > self.assembly.model.dim
 
+    @property
+    def repeat_bonus(self) -> float:
+        """What an item's score gains where the user's history holds it."""
+        return float(self.assembly.model.scorer.repeat_bonus().detach())
+
     def item_embeddings(
         self, *, meter: Meter = silent_meter, earlier: Sequence[EmbeddingTable] = ()
     ) -> npt.NDArray[np.float32]:
@@ -244,7 +249,7 @@ class Recommender:
         users = self.scoring.users([request])
         if users.error_messages[0] is not None:
             raise RequestError("a usable request", got=users.error_messages[0])
-        rows, scores = self.top_items(users.vectors, k=k, leave_out=users.seen if new_only else None)
+        rows, scores = self.top_items(users, k=k, new_only=new_only)
         kept = rows[0] >= 0
         return pd.DataFrame(
             {
@@ -256,20 +261,20 @@ class Recommender:
 
     def top_items(
         self,
-        users: Float[Tensor, "users interests width"],
+        users: RequestUsers,
         *,
         k: int,
-        leave_out: Sequence[npt.NDArray[np.int64]] | None = None,
+        new_only: bool = False,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the k best item rows and scores of each user, best first; row -1 where there are fewer.
 
         Args:
-            users: score-ready vectors.
+            users: who asks, as ``scoring.users`` returns them.
             k: items wanted.
-            leave_out: item rows that a user must not get, or None.
+            new_only: leave out the items of each user's history.
         """
-        scores = (users.to(self.device) @ self.catalogue_tensor.T).amax(dim=1)
-        for index, rows in enumerate(leave_out or []):
+        scores = self.scoring.compare(users, self.catalogue_tensor)
+        for index, rows in enumerate(users.seen if new_only else []):
             scores[index, torch.from_numpy(rows).to(self.device)] = -torch.inf
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         values = best.values.cpu().numpy()

@@ -66,12 +66,14 @@ class RequestUsers:
 
     Args:
         vectors: shape (users, interests, width), score-ready.
-        seen: of each user, the item rows of their history.
+        seen: of each user, the item rows of their whole history.
+        had: of each user, the part of the history that counts, item by item; what it holds gains the repeat bonus.
         error_messages: of each user, why the history cannot be used, or None.
     """
 
     vectors: Float[Tensor, "users interests width"]
     seen: Sequence[npt.NDArray[np.int64]]
+    had: Sequence[Sequence[Resolved]]
     error_messages: Sequence[str | None]
 
 
@@ -114,7 +116,39 @@ class Scoring:
         users = self.users(requests)
         resolved, per_request = self._candidates(requests, shared)
         for index, (request, candidates) in enumerate(zip(requests, per_request, strict=True)):
-            yield _answer(request, candidates, users.vectors[index], resolved, users.error_messages[index])
+            yield self._answer(request, candidates, resolved, users, index)
+
+    def _answer(
+        self,
+        request: Request,
+        candidates: Sequence[Resolved],
+        resolved: ResolvedVectors,
+        users: RequestUsers,
+        index: int,
+    ) -> Scored:
+        reason = users.error_messages[index]
+        usable = [i for i, entry in enumerate(candidates) if entry.position >= 0 and reason is None]
+        scores = np.full(len(candidates), np.nan, dtype=np.float32)
+        ranks = np.zeros(len(candidates), dtype=np.int64)
+        if usable:
+            positions = torch.tensor([candidates[i].position for i in usable])
+            keys = {entry.key for entry in users.had[index]}
+            again = [place for place, i in enumerate(usable) if candidates[i].key in keys]
+            had = torch.zeros(len(again), dtype=torch.long), torch.tensor(again, dtype=torch.long)
+            user = users.vectors[index : index + 1]
+            with torch.no_grad():
+                found = self._model.scorer.compare(user, resolved.vectors[positions], had=had)[0].numpy()
+            scores[usable] = found
+            ranks[np.array(usable)[np.argsort(-found, kind="stable")]] = np.arange(1, len(usable) + 1)
+        return Scored(
+            request_id=request.request_id,
+            candidates=request.candidates,
+            scores=scores,
+            ranks=ranks,
+            present=[entry.present for entry in candidates],
+            error_messages=[reason or entry.error_message for entry in candidates],
+            request_error=reason,
+        )
 
     def _candidates(
         self, requests: Sequence[Request], shared: _Shared
@@ -134,12 +168,26 @@ class Scoring:
         pasts = [self._past(request) for request in requests]
         resolved = self._vectors.resolve([reference for past in pasts for reference in past.references])
         entries = iter(resolved.references)
-        seen = [[next(entries) for _ in past.references] for past in pasts]
+        had = [[next(entries) for _ in past.references] for past in pasts]
         errors = [
             past.error_message or next((entry.error_message for entry in entries if entry.error_message), None)
-            for past, entries in zip(pasts, seen, strict=True)
+            for past, entries in zip(pasts, had, strict=True)
         ]
-        return RequestUsers(self._user_vectors(pasts, seen, resolved.vectors), [p.seen for p in pasts], errors)
+        vectors = self._user_vectors(pasts, had, resolved.vectors)
+        return RequestUsers(vectors, [past.seen for past in pasts], had, errors)
+
+    def compare(
+        self, users: RequestUsers, item_embeddings: Float[Tensor, "items width"]
+    ) -> Float[Tensor, "users items"]:
+        """Return the scores of the whole catalogue for some users, on the device of ``item_embeddings``."""
+        device = item_embeddings.device
+        rows = [[entry.row for entry in history if entry.row >= 0] for history in users.had]
+        owners = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        had = torch.from_numpy(owners), torch.tensor([row for own in rows for row in own], dtype=torch.long)
+        with torch.no_grad():
+            return self._model.scorer.compare(
+                users.vectors.to(device), item_embeddings, had=(had[0].to(device), had[1].to(device))
+            )
 
     def _past(self, request: Request) -> _Past:
         if (request.user_id is None) == (request.history is None):
@@ -164,7 +212,7 @@ class Scoring:
         return RaggedArray(np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts), offsets)
 
     def _user_vectors(
-        self, pasts: Sequence[_Past], seen: Sequence[Sequence[Resolved]], vectors: Float[Tensor, "distinct width"]
+        self, pasts: Sequence[_Past], had: Sequence[Sequence[Resolved]], vectors: Float[Tensor, "distinct width"]
     ) -> Float[Tensor, "users interests width"]:
         """Encode histories of the feed with their times and events, and explicit ones as a bare order."""
         items = (vectors if len(vectors) else vectors.new_zeros(1, self._model.width)).to(self._device)
@@ -173,7 +221,7 @@ class Scoring:
         for index, bare in ((np.flatnonzero(known).tolist(), False), (np.flatnonzero(~known).tolist(), True)):
             if len(index) == 0:
                 continue
-            usable = [[entry.position for entry in seen[i] if entry.position >= 0] for i in index]
+            usable = [[entry.position for entry in had[i] if entry.position >= 0] for i in index]
             lengths = np.array([len(past) for past in usable], dtype=np.int64)
             flat = np.array([position for past in usable for position in past], dtype=np.int64)
             if bare:
@@ -213,29 +261,3 @@ class _Past:
     events: npt.NDArray[np.int64] | None
     seen: npt.NDArray[np.int64]
     error_message: str | None
-
-
-def _answer(
-    request: Request,
-    candidates: Sequence[Resolved],
-    user: Float[Tensor, "interests width"],
-    resolved: ResolvedVectors,
-    reason: str | None,
-) -> Scored:
-    scores = np.full(len(candidates), np.nan, dtype=np.float32)
-    known = np.array([entry.position >= 0 and reason is None for entry in candidates], dtype=bool)
-    if known.any():
-        positions = torch.tensor([entry.position for entry, usable in zip(candidates, known, strict=True) if usable])
-        scores[known] = (user @ resolved.vectors[positions].T).amax(dim=0).numpy()
-    ranks = np.zeros(len(candidates), dtype=np.int64)
-    order = np.argsort(-scores[known], kind="stable")
-    ranks[np.flatnonzero(known)[order]] = np.arange(1, len(order) + 1)
-    return Scored(
-        request_id=request.request_id,
-        candidates=request.candidates,
-        scores=scores,
-        ranks=ranks,
-        present=[entry.present for entry in candidates],
-        error_messages=[reason or entry.error_message for entry in candidates],
-        request_error=reason,
-    )

@@ -60,11 +60,15 @@ class Resolved:
 
     Args:
         position: row of its vector, -1 where it has none.
+        key: the same for two references to the same item or the same content, whatever call they came in.
+        row: in the catalogue, -1 for a new post.
         present: the modalities it has.
         error_message: why it has no vector, or None.
     """
 
     position: int
+    key: str
+    row: int
     present: tuple[str, ...]
     error_message: str | None = None
 
@@ -182,10 +186,12 @@ class ItemVectors:
         vectors = self._known(asked.rows, asked.posts)
         positions = {key: index for index, key in enumerate(vectors)}
         table = torch.stack(list(vectors.values())) if vectors else torch.empty(0, self._model.width)
-        entries = [asked.entries[id(reference)] for reference in references]
-        return ResolvedVectors(
-            table, tuple(Resolved(positions.get(e.key, -1), e.present, asked.errors.get(e.key)) for e in entries)
-        )
+
+        def resolved(entry: _Entry) -> Resolved:
+            key = entry.key
+            return Resolved(positions.get(key, -1), key, asked.rows.get(key, -1), entry.present, asked.errors.get(key))
+
+        return ResolvedVectors(table, tuple(resolved(asked.entries[id(reference)]) for reference in references))
 
     def ids(self, item_rows: npt.NDArray[np.int64]) -> list[Reference]:
         """Return the ids of items of the catalogue."""

@@ -67,6 +67,17 @@ def test_the_best_of_several_interests_counts() -> None:
     torch.testing.assert_close(scores, torch.tensor([[6.0, 2.0, 0.0]]))
 
 
+def test_what_a_user_had_gains_the_repeat_bonus() -> None:
+    scorer = Scorer(dim=2, similarity="dot", item_bias=False)
+    vectors = STATES.unsqueeze(1)
+    plain = scorer.compare(vectors, ITEMS)
+    with torch.no_grad():
+        scorer.repeat.fill_(0.1)
+    had = torch.tensor([0, 1, 1, 1]), torch.tensor([2, 0, 1, 1])  # named twice, counted once
+    gains = scorer.compare(vectors, ITEMS, had=had) - plain
+    torch.testing.assert_close(gains, scorer.repeat_bonus() * torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]))
+
+
 def test_one_interest() -> None:
     scores = Scorer(dim=2, similarity="dot", item_bias=False)(users(STATES.unsqueeze(1)), ITEMS)
     torch.testing.assert_close(scores, {"next": torch.tensor([[5.0, 0.6, -1.6], [6.0, 2.0, 0.0]])})
