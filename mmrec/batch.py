@@ -260,11 +260,9 @@ class ModelOutput(Movable):
             loss.  Empty where it is off or no item of the batch has several modalities.
         view_contents: modality to shape (pairs,): which distinct content each row shows, so that two items that share
             a caption or a picture are not taken for each other's negatives.
-        repeat_bonus: scalar, added to the score of an item that the user's history holds; None for nothing.
     """
 
     item_embeddings: Float[Tensor, "items dim"]
     target_vectors: Float[Tensor, "targets dim"]
     views: Mapping[str, Tensor] = field(default_factory=dict)
     view_contents: Mapping[str, Tensor] = field(default_factory=dict)
-    repeat_bonus: Float[Tensor, ""] | None = None

@@ -326,7 +326,6 @@ def build_loss(
         kind=objective.kind,
         chunk=objective.chunk,
         mask_history=objective.mask_history,
-        repeats=objective.repeats and has_repeats(histories, split),
         contrastive_weight=objective.contrastive_weight,
         sampled_zeros=objective.kind == "bce" and objective.negatives > 0,
         num_users=num_windows,
@@ -342,14 +341,6 @@ def users_with_item(histories: Histories, split: Split) -> npt.NDArray[np.int64]
     num_items = len(split.item_roles)
     pairs = np.unique(histories.user_rows[events] * num_items + histories.item_rows[events])
     return np.bincount(pairs % num_items, minlength=num_items)
-
-
-def has_repeats(histories: Histories, split: Split) -> bool:
-    """Whether a user's training events show an item again at a later instant."""
-    events = np.flatnonzero(split.train_events)
-    pairs = histories.user_rows[events] * len(split.item_roles) + histories.item_rows[events]
-    instants = np.unique(np.stack([pairs, np.asarray(histories.timestamps[events])]), axis=1)
-    return bool((instants[0, 1:] == instants[0, :-1]).any())
 
 
 def build_optimizer(

@@ -200,9 +200,8 @@ class Objective(Settings):
     bank_refresh: Positive = 100
     """Steps between two refreshes of the bank of catalogue vectors."""
     mask_history: bool = True
-    """Do not count items of the user's own history as negatives: nobody buys a post twice in one basket."""
-    repeats: bool = True
-    """Learn a bonus for the very posts that a user had, where training shows that users come back for them."""
+    """Do not count items of the user's own history as negatives: nobody buys a post twice in one basket, but many come
+    back for it."""
     contrastive_weight: Annotated[float, Field(ge=0.0)] = 0.1
     """Weight of the image-text contrastive loss; 0 switches it off."""
     contrastive_items: Positive = 256

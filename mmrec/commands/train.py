@@ -30,8 +30,10 @@ from mmrec.batch import HistoryBatch
 from mmrec.build import build_loader, build_loss, build_optimizer, build_settings, save_preprocessors
 from mmrec.config import Config, dump_config
 from mmrec.errors import ArtifactError, ConfigError, near_names
+from mmrec.evaluation.calibration import best_repeat_bonus
 from mmrec.evaluation.evaluate import validation_metrics
 from mmrec.evaluation.metrics import metric_names
+from mmrec.evaluation.settings import shows_repeats
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Split
@@ -43,6 +45,8 @@ from mmrec.training.loop import train
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 CALIBRATION_ITEMS = 512
+VALUE_LOSSES = frozenset({"bce", "mse"})
+"""Losses under which a score means a value, to which nothing may be added."""
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10", "hr@20", "ndcg@20")
 
 
@@ -179,12 +183,13 @@ def _train(
     notify: Notify,
     meter: Meter,
 ) -> TrainResult:
-    config, model = assembly.config, assembly.model
-    negatives = split.trainable_items(assembly.histories, assembly.catalogue.first_seen)
-    loader = build_loader(config, assembly.histories, split, assembly.reader, negatives=negatives)
+    config, model, histories = assembly.config, assembly.model, assembly.histories
+    calibrates = config.objective.kind not in VALUE_LOSSES and shows_repeats(split, cases, histories)
+    negatives = split.trainable_items(histories, assembly.catalogue.first_seen)
+    loader = build_loader(config, histories, split, assembly.reader, negatives=negatives)
     loss = build_loss(
         config,
-        assembly.histories,
+        histories,
         split,
         num_windows=loader.num_windows,
         negatives=negatives,
@@ -202,13 +207,21 @@ def _train(
         scorer = ModelScorer(
             model,
             embed(),
-            assembly.histories,
+            histories,
             cases,
             history_length=config.train.history_length,
             device=assembly.device,
         )
-        first_seen = assembly.catalogue.first_seen
-        found = validation_metrics(scorer, cases, assembly.histories, split, first_seen=first_seen, names=metrics)
+
+        def measure(bonus: float) -> Mapping[str, float]:
+            model.scorer.repeat_bonus.fill_(bonus)
+            found = validation_metrics(
+                scorer, cases, histories, split, first_seen=assembly.catalogue.first_seen, names=metrics
+            )
+            return {**found, "repeat_bonus": bonus}
+
+        found = best_repeat_bonus(measure, metric=config.train.metric) if calibrates else measure(0.0)
+        model.scorer.repeat_bonus.fill_(found["repeat_bonus"])
         notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
         return found
 
@@ -260,7 +273,7 @@ def _check_metric(name: str) -> None:
 
 def _check_objective(config: Config, histories: Histories) -> None:
     """Refuse an objective of values on a feed that has none, before any work."""
-    if config.objective.kind in {"bce", "mse"} and histories.values is None:
+    if config.objective.kind in VALUE_LOSSES and histories.values is None:
         raise ConfigError(
             "interactions with a value",
             got="a feed without any",

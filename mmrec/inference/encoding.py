@@ -110,7 +110,7 @@ def encode_histories(
 
 
 class ModelScorer:
-    """Scores of the cases of a split over the whole catalogue, by the model.
+    """Scores of the cases of a split over the whole catalogue, by the model; each history is encoded once.
 
     Args:
         model: the recommender.
@@ -134,11 +134,19 @@ class ModelScorer:
         self._model, self._histories, self._cases = model, histories, cases
         self._items = item_embeddings.to(device)
         self._length, self._device = history_length, device
+        self._users = torch.empty(len(cases), 0, model.width)
+        self._known = np.zeros(len(cases), dtype=bool)
 
     def scores(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases items"]:
         """Return the scores of some cases, best over the interests of each user."""
         events = self._cases.take(cases).histories(self._histories, length=self._length)
-        users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
+        if not self._known[cases].all():
+            users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
+            if not self._users.shape[1]:
+                self._users = torch.empty(len(self._cases), *users.shape[1:])
+            self._users[torch.from_numpy(cases)] = users
+            self._known[cases] = True
+        users = self._users[torch.from_numpy(cases)]
         had = (
             torch.from_numpy(np.repeat(np.arange(len(cases)), events.lengths)).to(self._device),
             torch.from_numpy(np.asarray(self._histories.item_rows[events.values], np.int64)).to(self._device),

@@ -153,7 +153,7 @@ class Recommender:
     @property
     def repeat_bonus(self) -> float:
         """What an item's score gains where the user's history holds it."""
-        return float(self.assembly.model.scorer.repeat_bonus().detach())
+        return float(self.assembly.model.scorer.repeat_bonus)
 
     def item_embeddings(
         self, *, meter: Meter = silent_meter, earlier: Sequence[EmbeddingTable] = ()

@@ -86,7 +86,6 @@ class RecommenderModel(nn.Module):
             target_vectors=self._target_vectors(states, habits, batch.targets),
             views={name: functional.normalize(vectors, dim=1, eps=1e-6) for name, vectors in views.vectors.items()},
             view_contents=views.contents,
-            repeat_bonus=self.scorer.repeat_bonus(),
         )
 
     def _states(

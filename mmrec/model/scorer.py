@@ -13,8 +13,6 @@ from torch.nn import functional
 from mmrec.batch import UserStates
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
-REPEAT_SCALE = 20.0
-"""How much faster the repeat bonus learns than a plain weight: about as fast as a score over its temperature does."""
 DEFAULT_ACTION = "next"
 """Name of the action ``NEXT``."""
 
@@ -22,12 +20,17 @@ DEFAULT_ACTION = "next"
 class Scorer(nn.Module):
     """Make vectors score-ready and compare them.
 
+    An item that the user's history holds gains ``repeat_bonus``, which validation chooses.  Similarity cannot say that
+    people come back for the very same thing: whatever raises an item raises everything like it as well.
+
     Args:
         dim: width of fused item vectors and user states.
         similarity: ``cosine``: unit vectors over a learned temperature; ``dot``: as they are.
         temperature: initial temperature of the cosine; stays between 0.01 and 1.
         item_bias: add one coordinate, a bias read off the item's vector (a new post has one too); a user's is 1.
     """
+
+    repeat_bonus: Tensor
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Scorer(nn.Module):
             nn.init.zeros_(self.bias.weight)
             nn.init.zeros_(self.bias.bias)
         self.stranger = nn.Parameter(torch.zeros(dim))
-        self.repeat = nn.Parameter(torch.zeros(()))
+        self.register_buffer("repeat_bonus", torch.zeros(()))
 
     def temperature(self) -> Float[Tensor, ""]:
         """Return the temperature; 1 for the inner product.  Its logarithm moves between the limits, never sticks."""
@@ -76,13 +79,6 @@ class Scorer(nn.Module):
         """Return the score-ready vector of a user with no history; before training it scores by the bias alone."""
         return self._with_one(self.stranger * self.dim**0.5)
 
-    def repeat_bonus(self) -> Float[Tensor, ""]:
-        """Return what an item's score gains where the user's history holds the item itself.
-
-        Similarity cannot say it: whatever raises the item raises everything like it as well.
-        """
-        return REPEAT_SCALE * self.repeat
-
     def forward(
         self, users: UserStates, item_embeddings: Float[Tensor, "candidates width"]
     ) -> dict[str, Float[Tensor, "users candidates"]]:
@@ -108,7 +104,7 @@ class Scorer(nn.Module):
         else:
             scores = (vectors @ item_embeddings.T).amax(dim=1)
         if had is not None:
-            scores = scores.index_put(had, scores[had] + self.repeat_bonus().to(scores))
+            scores = scores.index_put(had, scores[had] + self.repeat_bonus.to(scores))
         return scores
 
     def _unit(self, vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmrec.objectives.negatives import Bonus, Pairs
+from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.terms import wide
 
 CPU_BLOCK = (512, 1024)
@@ -33,12 +33,11 @@ def weighted_logsumexp(
     log_weights: Float[Tensor, " candidates"] | None = None,
     unweighted: Pairs | None = None,
     excluded: Pairs | None = None,
-    bonus: Bonus | None = None,
     window: Window | None = None,
 ) -> Float[Tensor, " targets"]:
     """Return ``log sum_j w_j exp(target . candidate_j)`` for each target, in float32 or wider; -inf for no candidate.
 
-    Gradients go to ``target_vectors``, ``candidates`` and the bonus and are exact; there is none of second order.
+    Gradients go to ``target_vectors`` and ``candidates`` and are exact; there is none of second order.
 
     Args:
         target_vectors: shape (targets, dim).
@@ -47,7 +46,6 @@ def weighted_logsumexp(
         log_weights: shape (candidates,), log w_j, -inf leaves a candidate out; None weighs all alike.
         unweighted: pairs whose weight is 1 whatever ``log_weights`` says.
         excluded: pairs left out, whatever else is said of them.
-        bonus: what the scores of some pairs gain.
         window: leaves out the candidates that did not exist yet.
     """
     target_vectors = wide(target_vectors)
@@ -55,12 +53,9 @@ def weighted_logsumexp(
         candidates = candidates.to(target_vectors.dtype)
     if log_weights is not None:
         log_weights = log_weights.detach().to(target_vectors.dtype).clamp_min(_lowest(target_vectors))
-    gain = target_vectors.new_zeros(()) if bonus is None else bonus.value.to(target_vectors.dtype)
-    raised = None if bonus is None else bonus.pairs
-    plan = _Plan.make(target_vectors, candidates, chunk, log_weights, unweighted, excluded, raised, gain, window)
+    plan = _Plan.make(target_vectors, candidates, chunk, log_weights, unweighted, excluded, window)
     needs_mean = torch.is_grad_enabled() and target_vectors.requires_grad
-    needs_raised = torch.is_grad_enabled() and gain.requires_grad and plan.raised is not None
-    result = _LogSumExp.apply(target_vectors, candidates, gain, plan, needs_mean, needs_raised)
+    result = _LogSumExp.apply(target_vectors, candidates, plan, needs_mean)
     return cast(Tensor, result)
 
 
@@ -105,16 +100,6 @@ class _BlockPairs:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Some targets against some candidates: probabilities within the block, and the logarithm of its sum."""
-
-    index: int
-    rows: slice
-    probabilities: Tensor
-    total: Tensor
-
-
-@dataclass(frozen=True)
 class _Plan:
     """How scores are cut into blocks, and what is done to each of them."""
 
@@ -123,8 +108,6 @@ class _Plan:
     log_weights: Tensor | None
     unweighted: _BlockPairs | None
     excluded: _BlockPairs | None
-    raised: _BlockPairs | None
-    gain: Tensor
     window: Window | None
 
     @classmethod
@@ -136,8 +119,6 @@ class _Plan:
         log_weights: Tensor | None,
         unweighted: Pairs | None,
         excluded: Pairs | None,
-        raised: Pairs | None,
-        gain: Tensor,
         window: Window | None,
     ) -> _Plan:
         assert chunk > 0
@@ -151,13 +132,15 @@ class _Plan:
             return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns)
 
         weighted = by_block(unweighted) if log_weights is not None else None
-        return cls(rows, columns, log_weights, weighted, by_block(excluded), by_block(raised), gain.detach(), window)
+        return cls(rows, columns, log_weights, weighted, by_block(excluded), window)
 
-    def blocks(self, targets: Tensor, chunk: Tensor, start: int, buffers: Tensor) -> Iterator[_Block]:
-        """Yield each block of one chunk; the probabilities are overwritten by the next block's.
+    def blocks(
+        self, targets: Tensor, chunk: Tensor, start: int, buffers: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield rows, probabilities within the block and logarithm of its sum, for each block of one chunk.
 
-        torch's softmax does the work: it is one pass over the scores, and twice as fast as subtraction, exponential and
-        sum one by one.
+        The probabilities are overwritten by the next block's.  torch's softmax does the work: it is one pass over the
+        scores, and twice as fast as subtraction, exponential and sum one by one.
         """
         for first in range(0, len(targets), self.rows):
             rows = slice(first, min(first + self.rows, len(targets)))
@@ -165,16 +148,15 @@ class _Plan:
                 flat[: (rows.stop - first) * len(chunk)].view(-1, len(chunk)) for flat in buffers.unbind()
             )
             torch.mm(targets[rows], chunk.T, out=scores)
-            index = start // self.columns * -(-len(targets) // self.rows) + first // self.rows
-            self._weigh(scores, index, start)
+            self._weigh(scores, start // self.columns * -(-len(targets) // self.rows) + first // self.rows, start)
             if self.window is not None:
                 self.window.hide(scores, row=first, column=start)
             highest = scores.amax(1, keepdim=True)
             torch.softmax(scores, 1, out=probabilities)
-            yield _Block(index, rows, probabilities, highest - probabilities.amax(1, keepdim=True).log())
+            yield rows, probabilities, highest - probabilities.amax(1, keepdim=True).log()
 
     def _weigh(self, scores: Tensor, block: int, start: int) -> None:
-        """Add the candidates' logarithmic weights and what pairs gain to a block, and take out what is excluded."""
+        """Add the candidates' logarithmic weights to the scores of a block, and take out what is excluded."""
         flat = scores.view(-1)
         if self.log_weights is not None:
             weights = self.log_weights[start : start + scores.shape[1]]
@@ -185,19 +167,8 @@ class _Plan:
                 kept = flat[places]
                 scores.add_(weights)
                 flat[places] = kept
-        if self.raised is not None:
-            places = self.raised.of(block)
-            flat[places] = flat[places] + self.gain
         if self.excluded is not None:
             flat.index_fill_(0, self.excluded.of(block), _lowest(scores))
-
-    def raised_share(self, block: _Block) -> Tensor:
-        """Return how much of a block's sum is owed to pairs that gained, shape (rows, 1)."""
-        assert self.raised is not None
-        places = self.raised.of(block.index)
-        share = block.probabilities.new_zeros(len(block.probabilities))
-        share.index_add_(0, places // block.probabilities.shape[1], block.probabilities.view(-1)[places])
-        return share.unsqueeze(1)
 
     def buffers(self, like: Tensor) -> Tensor:
         """Return room for the scores and the probabilities of a block."""
@@ -211,69 +182,44 @@ def _lowest(like: Tensor) -> float:
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        targets: Tensor,
-        candidates: Tensor,
-        gain: Tensor,
-        plan: _Plan,
-        needs_mean: bool,
-        needs_raised: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, targets: Tensor, candidates: Tensor, plan: _Plan, needs_mean: bool) -> Tensor:
         with torch.autocast(targets.device.type, enabled=False):
-            total, mean, raised = _accumulate(
-                targets, candidates, plan, needs_mean=needs_mean, needs_raised=needs_raised
-            )
+            total, mean = _accumulate(targets, candidates, plan, needs_mean=needs_mean)
         ctx.plan = plan
-        ctx.save_for_backward(targets, candidates, total, mean, raised)
+        ctx.save_for_backward(targets, candidates, total, mean)
         return total.squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        targets, candidates, total, mean, raised = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        targets, candidates, total, mean = ctx.saved_tensors
         grad = grad.unsqueeze(1)
         with torch.autocast(targets.device.type, enabled=False):
             to_targets = mean * grad if ctx.needs_input_grad[0] else None
             to_candidates = None
             if ctx.needs_input_grad[1]:
                 to_candidates = _candidate_gradient(targets, candidates, total, grad, ctx.plan)
-            to_gain = (raised * grad).sum() if ctx.needs_input_grad[2] and raised.numel() else None
-        return to_targets, to_candidates, to_gain, None, None, None
+        return to_targets, to_candidates, None, None
 
 
-def _accumulate(
-    targets: Tensor, candidates: Tensor, plan: _Plan, *, needs_mean: bool, needs_raised: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, of each target, what the backward pass lives on; empty where it is not needed.
-
-    The logarithm of the sum, shape (targets, 1); the mean candidate, shape (targets, dim); the share of the sum that is
-    owed to pairs that gained, shape (targets, 1).
-    """
-    nothing = targets.new_empty(0)
+def _accumulate(targets: Tensor, candidates: Tensor, plan: _Plan, *, needs_mean: bool) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of the sum, shape (targets, 1), and the mean candidate, shape (targets, dim) or empty."""
     total = targets.new_full((len(targets), 1), _lowest(targets))
-    mean = torch.zeros_like(targets) if needs_mean else nothing
-    raised = torch.zeros_like(total) if needs_raised else nothing
+    mean = torch.zeros_like(targets) if needs_mean else targets.new_empty(0)
     buffers = plan.buffers(targets)
     block_mean = targets.new_empty(plan.rows, targets.shape[1])
     for start in range(0, len(candidates), plan.columns):
         chunk = candidates[start : start + plan.columns].to(targets.dtype)
-        for block in plan.blocks(targets, chunk, start, buffers):
-            before = total[block.rows]
-            after = torch.logaddexp(before, block.total)
-            shares = (before - after).exp(), (block.total - after).exp()
+        for rows, probabilities, block_total in plan.blocks(targets, chunk, start, buffers):
+            before = total[rows]
+            after = torch.logaddexp(before, block_total)
             if needs_mean:
-                torch.mm(block.probabilities, chunk, out=block_mean[: len(after)])
-                mean[block.rows].mul_(shares[0]).addcmul_(block_mean[: len(after)], shares[1])
-            if needs_raised:
-                raised[block.rows].mul_(shares[0]).addcmul_(plan.raised_share(block), shares[1])
-            total[block.rows] = after
+                torch.mm(probabilities, chunk, out=block_mean[: len(after)])
+                shares = (before - after).exp(), (block_total - after).exp()
+                mean[rows].mul_(shares[0]).addcmul_(block_mean[: len(after)], shares[1])
+            total[rows] = after
     none = total <= _lowest(targets) / 2
-    return (
-        total.masked_fill_(none, -torch.inf),
-        mean.masked_fill_(none, 0.0) if needs_mean else nothing,
-        raised.masked_fill_(none, 0.0) if needs_raised else nothing,
-    )
+    return total.masked_fill_(none, -torch.inf), mean.masked_fill_(none, 0.0) if needs_mean else mean
 
 
 def _candidate_gradient(targets: Tensor, candidates: Tensor, total: Tensor, grad: Tensor, plan: _Plan) -> Tensor:
@@ -284,7 +230,7 @@ def _candidate_gradient(targets: Tensor, candidates: Tensor, total: Tensor, grad
     buffers = plan.buffers(targets)
     for start in range(0, len(candidates), plan.columns):
         part = slice(start, start + plan.columns)
-        for block in plan.blocks(targets, candidates[part], start, buffers):
-            share = (block.total - total[block.rows]).exp()
-            gradient[part].addmm_(block.probabilities.T, scaled[block.rows] * share)
+        for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, buffers):
+            share = (block_total - total[rows]).exp()
+            gradient[part].addmm_(probabilities.T, scaled[rows] * share)
     return gradient

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a target and an item; whoever adds to their scores wants them distinct, for all others it is all one.
+    """Pairs of a target and an item; repetitions are harmless.
 
     Args:
         target_index: shape (pairs,).
@@ -27,49 +27,6 @@ class Pairs:
     def keep(self, kept: Bool[Tensor, " pairs"]) -> Pairs:
         """Return the pairs where ``kept`` is True."""
         return Pairs(self.target_index[kept], self.item_index[kept])
-
-
-@dataclass(frozen=True)
-class Bonus:
-    """What the scores of some pairs gain.
-
-    Args:
-        pairs: distinct pairs of a target and an item *position*.
-        value: scalar that is added to the score of each; may need a gradient.
-    """
-
-    pairs: Pairs
-    value: Float[Tensor, ""]
-
-    def of_own(self, item_positions: Int[Tensor, " targets"]) -> Float[Tensor, " targets"]:
-        """Return what each target's own item gains."""
-        own = self.pairs.target_index[self.pairs.item_index == item_positions[self.pairs.target_index]]
-        gains = torch.zeros(len(item_positions), dtype=self.value.dtype, device=self.value.device)
-        gains[own] = 1.0
-        return gains * self.value
-
-    def of_each(self, item_positions: Int[Tensor, " columns"], *, num_targets: int) -> Float[Tensor, "targets columns"]:
-        """Return what each target's score of each of some items gains."""
-        return meetings(self.pairs, item_positions, num_targets=num_targets) * self.value
-
-
-def meetings(
-    pairs: Pairs, item_positions: Int[Tensor, " columns"], *, num_targets: int
-) -> Bool[Tensor, "targets columns"]:
-    """Return which targets are paired with which of some items.
-
-    Args:
-        pairs: of a target and an item position.
-        item_positions: shape (columns,), repetitions allowed.
-        num_targets: rows of the answer.
-    """
-    distinct, column = torch.unique(item_positions, return_inverse=True)
-    met = torch.zeros(num_targets, len(distinct), dtype=torch.bool, device=item_positions.device)
-    if len(distinct):
-        place = torch.searchsorted(distinct, pairs.item_index).clamp_max(len(distinct) - 1)
-        found = Pairs(pairs.target_index, place).keep(distinct[place] == pairs.item_index)
-        met[found.target_index, found.item_index] = True
-    return met[:, column]
 
 
 def log_inclusion_probability(
@@ -124,14 +81,14 @@ def inclusion_probability(
     ).exp()
 
 
-def history_pairs(
+def exclusion_pairs(
     history_items: Int[Tensor, "users time"],
     valid: Bool[Tensor, "users time"],
     instants: Int[Tensor, "users time"],
     user_index: Int[Tensor, " targets"],
     time_index: Int[Tensor, " targets"],
 ) -> Pairs:
-    """Pair each target once with each item of its own history: what its user chose up to the state that predicts it.
+    """Pair each target with the items of its own history: what its user chose up to the state that predicts it.
 
     Args:
         history_items: shape (users, time), positions or catalogue rows; the pairs hold whichever was given.
@@ -142,18 +99,9 @@ def history_pairs(
             the slot's instant counts as past.
     """
     now = instants[user_index, time_index].unsqueeze(1)
-    first = valid & _first_of_their_kind(history_items.masked_fill(~valid, -1))
-    past = first[user_index] & (instants[user_index] <= now) & (time_index >= 0).unsqueeze(1)
+    past = valid[user_index] & (instants[user_index] <= now) & (time_index >= 0).unsqueeze(1)
     target_index, slots = past.nonzero(as_tuple=True)
     return Pairs(target_index, history_items[user_index[target_index], slots])
-
-
-def _first_of_their_kind(values: Int[Tensor, "rows columns"]) -> Bool[Tensor, "rows columns"]:
-    """Return where a row shows a value for the first time."""
-    ordered, order = torch.sort(values, dim=1, stable=True)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return torch.zeros_like(new).scatter_(1, order, new)
 
 
 def window_pairs(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrec.errors import ConfigError
-from mmrec.objectives.negatives import Bonus, Pairs, meetings
+from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.terms import own_scores, weighted_mean, wide
 
 
@@ -20,7 +20,6 @@ def bpr_loss(
     weight: Float[Tensor, " targets"],
     *,
     excluded: Pairs | None = None,
-    bonus: Bonus | None = None,
 ) -> Float[Tensor, ""]:
     """``-log sigmoid(s_positive - s_negative)``, averaged over a target's negatives, then by weight over targets.
 
@@ -33,7 +32,6 @@ def bpr_loss(
         negatives: shape (negatives,), positions of the sampled items; one that is a target's own item is left out.
         weight: shape (targets,).
         excluded: pairs of a target and an item position that is not its negative.
-        bonus: what the scores of some pairs gain.
 
     Raises:
         ConfigError: there is no negative.
@@ -42,8 +40,8 @@ def bpr_loss(
         raise ConfigError(
             "sampled negatives for BPR", got="none", where="objective.negatives", fix="Set it to 1 or more."
         )
-    positive = own_scores(target_vectors, item_embeddings, item_positions, bonus)
-    scores = negative_scores(target_vectors, item_embeddings, negatives, bonus)
+    positive = own_scores(target_vectors, item_embeddings, item_positions)
+    scores = negative_scores(target_vectors, item_embeddings, negatives)
     usable = usable_negatives(item_positions, negatives, excluded)
     losses = functional.softplus(scores - positive.unsqueeze(1)) * usable
     counts = usable.sum(1)
@@ -54,12 +52,10 @@ def negative_scores(
     target_vectors: Float[Tensor, "targets dim"],
     item_embeddings: Float[Tensor, "items dim"],
     negatives: Int[Tensor, " negatives"],
-    bonus: Bonus | None = None,
 ) -> Float[Tensor, "targets negatives"]:
     """Score every target against every sampled item, in float32 or wider whatever autocast says."""
     with torch.autocast(target_vectors.device.type, enabled=False):
-        scores = wide(target_vectors) @ wide(item_embeddings.index_select(0, negatives)).T
-    return scores if bonus is None else scores + bonus.of_each(negatives, num_targets=len(scores))
+        return wide(target_vectors) @ wide(item_embeddings.index_select(0, negatives)).T
 
 
 def usable_negatives(
@@ -67,6 +63,11 @@ def usable_negatives(
 ) -> Bool[Tensor, "targets negatives"]:
     """Return which sampled items are another item than the target's and not an excluded one."""
     usable = item_positions.unsqueeze(1) != negatives
-    if excluded is None:
+    if excluded is None or len(negatives) == 0:
         return usable
-    return usable & ~meetings(excluded, negatives, num_targets=len(item_positions))
+    distinct, column = torch.unique(negatives, return_inverse=True)
+    place = torch.searchsorted(distinct, excluded.item_index).clamp_max(len(distinct) - 1)
+    met = Pairs(excluded.target_index, place).keep(distinct[place] == excluded.item_index)
+    barred = usable.new_zeros(len(item_positions), len(distinct))
+    barred[met.target_index, met.item_index] = True
+    return usable & ~barred[:, column]

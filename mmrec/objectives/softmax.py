@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrec.objectives.logsumexp import Window, weighted_logsumexp
-from mmrec.objectives.negatives import Bonus, Pairs
+from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.terms import own_scores, weighted_mean
 
 
@@ -22,7 +22,6 @@ def full_softmax_loss(
     chunk: int,
     eligible: Bool[Tensor, " catalogue"] | None = None,
     excluded: Pairs | None = None,
-    bonus: Bonus | None = None,
     first_seen: Int[Tensor, " catalogue"] | None = None,
     target_times: Int[Tensor, " targets"] | None = None,
 ) -> Float[Tensor, ""]:
@@ -42,7 +41,6 @@ def full_softmax_loss(
         eligible: shape (catalogue,), rows of the bank that count (items held out of training must not); None for all.
             Fresh items always count.
         excluded: pairs of a target and a *catalogue row* that is not its negative; a target's own item always stays.
-        bonus: what the scores of some pairs gain, all of fresh items.
         first_seen: shape (catalogue,), time from which each row existed; with ``target_times``, what did not exist yet
             is no negative.
         target_times: shape (targets,), time at which each target was chosen.
@@ -53,9 +51,7 @@ def full_softmax_loss(
         since = first_seen[item_rows]
         until = torch.maximum(target_times, since[item_positions])  # what was chosen did exist
         fresh_window, stored_window = Window(since, until), Window(first_seen, until)
-    total = weighted_logsumexp(
-        target_vectors, item_embeddings, chunk=chunk, excluded=fresh, bonus=bonus, window=fresh_window
-    )
+    total = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh, window=fresh_window)
     if bank is not None:
         log_weights = torch.zeros(len(bank), dtype=total.dtype, device=total.device)
         if eligible is not None:
@@ -65,7 +61,7 @@ def full_softmax_loss(
             target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored, window=stored_window
         )
         total = torch.logaddexp(total, rest)
-    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions, bonus), weight)
+    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
 
 
 def in_batch_softmax_loss(
@@ -78,7 +74,6 @@ def in_batch_softmax_loss(
     chunk: int,
     certain: Pairs | None = None,
     excluded: Pairs | None = None,
-    bonus: Bonus | None = None,
 ) -> Float[Tensor, ""]:
     """Cross entropy against the batch's distinct items, corrected for how likely each was to be there.
 
@@ -94,7 +89,6 @@ def in_batch_softmax_loss(
         chunk: candidates scored at once, at most.
         certain: pairs of a target and an *item position* that its own user brings along, so that p is 1.
         excluded: pairs of a target and an *item position* that is not its negative; a target's own item always stays.
-        bonus: what the scores of some pairs gain.
     """
     own = Pairs(torch.arange(len(item_positions), device=item_positions.device), item_positions)
     if certain is not None:
@@ -105,15 +99,9 @@ def in_batch_softmax_loss(
     # An item that only its own user can bring has p = 0 for all others; it is never used, but must not make NaN.
     log_weights = -log_inclusion.clamp_min(-80.0)
     total = weighted_logsumexp(
-        target_vectors,
-        item_embeddings,
-        chunk=chunk,
-        log_weights=log_weights,
-        unweighted=own,
-        excluded=excluded,
-        bonus=bonus,
+        target_vectors, item_embeddings, chunk=chunk, log_weights=log_weights, unweighted=own, excluded=excluded
     )
-    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions, bonus), weight)
+    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
 
 
 def _by_place(excluded: Pairs, item_rows: Tensor, item_positions: Tensor) -> tuple[Pairs, Pairs]:

@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmrec.objectives.negatives import Bonus
-
 
 def wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return at least float32: half-precision scores are too coarse for a logarithm of their sum."""
@@ -18,11 +16,9 @@ def own_scores(
     target_vectors: Float[Tensor, "targets dim"],
     item_embeddings: Float[Tensor, "items dim"],
     item_positions: Int[Tensor, " targets"],
-    bonus: Bonus | None = None,
 ) -> Float[Tensor, " targets"]:
-    """Score each target's user vector against the target's item, in float32 or wider, with what the pair gains."""
-    scores = (wide(target_vectors) * wide(item_embeddings.index_select(0, item_positions))).sum(1)
-    return scores if bonus is None else scores + bonus.of_own(item_positions)
+    """Score each target's user vector against the target's item, in float32 or wider."""
+    return (wide(target_vectors) * wide(item_embeddings.index_select(0, item_positions))).sum(1)
 
 
 def weighted_mean(values: Float[Tensor, " targets"], weight: Float[Tensor, " targets"]) -> Float[Tensor, ""]:

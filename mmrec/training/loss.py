@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrec.batch import HistoryBatch, ModelOutput, Movable
 from mmrec.errors import ConfigError
 from mmrec.objectives.contrastive import contrastive_loss
-from mmrec.objectives.negatives import Bonus, Pairs, history_pairs, log_inclusion_probability, window_pairs
+from mmrec.objectives.negatives import Pairs, exclusion_pairs, log_inclusion_probability, window_pairs
 from mmrec.objectives.pairwise import bpr_loss, negative_scores, usable_negatives
 from mmrec.objectives.pointwise import bce_loss, mse_loss
 from mmrec.objectives.softmax import full_softmax_loss, in_batch_softmax_loss
@@ -45,10 +45,7 @@ class TrainingLoss(Movable):
     Args:
         kind: the main loss.
         chunk: candidates scored at once, at most (softmax losses).
-        mask_history: leave the items of a target's own history out of its negatives, unless the model says what they
-            gain.
-        repeats: whether it does: in questions about a later instant, items of the history then count, with the model's
-            repeat bonus.  Within one instant (a basket) nobody chooses twice, and the bonus would learn just that.
+        mask_history: leave the items of a target's own history out of its negatives.
         contrastive_weight: weight of the image-text contrastive loss; 0 switches it off.
         contrastive_temperature: its temperature.
         sampled_zeros: ``bce`` takes the batch's sampled negatives for values of 0.
@@ -66,7 +63,6 @@ class TrainingLoss(Movable):
     kind: LossKind = "full_softmax"
     chunk: int = 8192
     mask_history: bool = False
-    repeats: bool = False
     contrastive_weight: float = 0.0
     contrastive_temperature: float = 0.07
     sampled_zeros: bool = False
@@ -106,12 +102,11 @@ class TrainingLoss(Movable):
 
     def _main(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
         items, vectors, targets = output.item_embeddings, output.target_vectors, batch.targets
-        excluded, bonus = self._history(output, batch)
         match self.kind:
             case "full_softmax":
-                return self._full_softmax(output, batch, bank, excluded, bonus)
+                return self._full_softmax(output, batch, bank)
             case "in_batch_softmax":
-                return self._in_batch_softmax(output, batch, excluded, bonus)
+                return self._in_batch_softmax(output, batch)
             case "bpr":
                 return bpr_loss(
                     vectors,
@@ -119,28 +114,26 @@ class TrainingLoss(Movable):
                     targets.item_positions,
                     batch.negatives,
                     targets.weight,
-                    excluded=excluded,
-                    bonus=bonus,
+                    excluded=self._history(batch),
                 )
             case "mse":
-                scores = own_scores(vectors, items, targets.item_positions, bonus)
+                scores = own_scores(vectors, items, targets.item_positions)
                 return mse_loss(scores, targets.value, targets.weight)
             case "bce":
-                scores = own_scores(vectors, items, targets.item_positions, bonus)
+                scores = own_scores(vectors, items, targets.item_positions)
                 if not self.sampled_zeros:
                     return bce_loss(scores, targets.value, targets.weight)
                 return bce_loss(
                     scores,
                     targets.value,
                     targets.weight,
-                    negative_scores=negative_scores(vectors, items, batch.negatives, bonus),
-                    usable=usable_negatives(targets.item_positions, batch.negatives, excluded),
+                    negative_scores=negative_scores(vectors, items, batch.negatives),
+                    usable=usable_negatives(targets.item_positions, batch.negatives, self._history(batch)),
                 )
 
-    def _full_softmax(
-        self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None, excluded: Pairs | None, bonus: Bonus | None
-    ) -> Tensor:
+    def _full_softmax(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
         rows = batch.items.item_rows
+        history = self._history(batch)
         return full_softmax_loss(
             output.target_vectors,
             output.item_embeddings,
@@ -150,15 +143,12 @@ class TrainingLoss(Movable):
             batch.targets.weight,
             chunk=self.chunk,
             eligible=self.eligible,
-            excluded=None if excluded is None else Pairs(excluded.target_index, rows[excluded.item_index]),
-            bonus=bonus,
+            excluded=None if history is None else Pairs(history.target_index, rows[history.item_index]),
             first_seen=self.first_seen,
             target_times=batch.targets.timestamps,
         )
 
-    def _in_batch_softmax(
-        self, output: ModelOutput, batch: HistoryBatch, excluded: Pairs | None, bonus: Bonus | None
-    ) -> Tensor:
+    def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:
         assert self.users_with_item is not None
         users, targets, rows = batch.users, batch.targets, batch.items.item_rows
         drawable = len(self.users_with_item) if self.eligible is None else int(self.eligible.sum())
@@ -177,21 +167,17 @@ class TrainingLoss(Movable):
             targets.weight,
             chunk=self.chunk,
             certain=window_pairs(users.item_positions, users.valid, targets.user_index, targets.item_positions),
-            excluded=excluded,
-            bonus=bonus,
+            excluded=self._history(batch),
         )
 
-    def _history(self, output: ModelOutput, batch: HistoryBatch) -> tuple[Pairs | None, Bonus | None]:
-        """Return what becomes of the items of each target's own history: those left out, and those that gain."""
-        learnt = output.repeat_bonus if self.repeats else None
-        if learnt is None and not self.mask_history:
-            return None, None
+    def _history(self, batch: HistoryBatch) -> Pairs | None:
+        """Pairs of a target and the positions of its own history, or None where these count as negatives."""
+        if not self.mask_history:
+            return None
         users, targets = batch.users, batch.targets
-        pairs = history_pairs(users.item_positions, users.valid, users.instants, targets.user_index, targets.time_index)
-        if learnt is None:
-            return pairs, None
-        together = targets.together[pairs.target_index]
-        return pairs.keep(together) if self.mask_history else None, Bonus(pairs.keep(~together), learnt)
+        return exclusion_pairs(
+            users.item_positions, users.valid, users.instants, targets.user_index, targets.time_index
+        )
 
     def _contrastive(self, output: ModelOutput) -> Tensor | None:
         """Mean over the pairs of modalities that the output has views of; None where it has fewer than two."""

@@ -71,11 +71,10 @@ def test_what_a_user_had_gains_the_repeat_bonus() -> None:
     scorer = Scorer(dim=2, similarity="dot", item_bias=False)
     vectors = STATES.unsqueeze(1)
     plain = scorer.compare(vectors, ITEMS)
-    with torch.no_grad():
-        scorer.repeat.fill_(0.1)
+    scorer.repeat_bonus.fill_(2.5)
     had = torch.tensor([0, 1, 1, 1]), torch.tensor([2, 0, 1, 1])  # named twice, counted once
     gains = scorer.compare(vectors, ITEMS, had=had) - plain
-    torch.testing.assert_close(gains, scorer.repeat_bonus() * torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]))
+    torch.testing.assert_close(gains, 2.5 * torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]))
 
 
 def test_one_interest() -> None:

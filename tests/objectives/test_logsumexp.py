@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrec.objectives import logsumexp
 from mmrec.objectives.logsumexp import weighted_logsumexp
-from mmrec.objectives.negatives import Bonus, Pairs
+from mmrec.objectives.negatives import Pairs
 
 
 def pairs(*entries: tuple[int, int]) -> Pairs:
@@ -28,17 +28,14 @@ def dense(
     log_weights: Tensor | None = None,
     unweighted: Pairs | None = None,
     excluded: Pairs | None = None,
-    bonus: Bonus | None = None,
 ) -> Tensor:
     """The same, one target at a time and with all its scores."""
-    raised = None if bonus is None else bonus.pairs
-    plain, barred, gains = (set() if p is None else entries(p) for p in (unweighted, excluded, raised))
-    gain = 0.0 if bonus is None else bonus.value
+    plain, barred = (set() if p is None else entries(p) for p in (unweighted, excluded))
     weights = torch.zeros(len(candidates), dtype=targets.dtype) if log_weights is None else log_weights
     totals = []
     for t, scores in enumerate(targets @ candidates.T):
         weighted = [
-            score + (0.0 if (t, c) in plain else weights[c]) + (gain if (t, c) in gains else 0.0)
+            score + (0.0 if (t, c) in plain else weights[c])
             for c, score in enumerate(scores)
             if (t, c) not in barred and ((t, c) in plain or weights[c] > -torch.inf)
         ]
@@ -97,7 +94,7 @@ def test_equals_the_dense_twin_whatever_the_blocks(
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     def some_pairs() -> Pairs:
         marked = torch.rand(num_targets, num_candidates, generator=generator) < 0.3
@@ -107,42 +104,30 @@ def test_equals_the_dense_twin_whatever_the_blocks(
     log_weights = drawn(num_candidates) if weighted else None
     if log_weights is not None:
         log_weights[torch.rand(num_candidates, generator=generator) < 0.3] = -torch.inf
-    unweighted, excluded, raised, upstream = some_pairs(), some_pairs(), some_pairs(), drawn(num_targets)
-    gain = drawn()
+    unweighted, excluded, upstream = some_pairs(), some_pairs(), drawn(num_targets)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logsumexp, "CPU_BLOCK", (rows, 4))
         fast = gradients(
-            lambda t, c, g: weighted_logsumexp(
-                t,
-                c,
-                chunk=chunk,
-                log_weights=log_weights,
-                unweighted=unweighted,
-                excluded=excluded,
-                bonus=Bonus(raised, g),
+            lambda t, c: weighted_logsumexp(
+                t, c, chunk=chunk, log_weights=log_weights, unweighted=unweighted, excluded=excluded
             ),
-            upstream,
             targets,
             candidates,
-            gain,
+            upstream,
         )
-    naive = gradients(
-        lambda t, c, g: dense(t, c, log_weights, unweighted, excluded, Bonus(raised, g)),
-        upstream,
-        targets,
-        candidates,
-        gain,
-    )
+    naive = gradients(lambda t, c: dense(t, c, log_weights, unweighted, excluded), targets, candidates, upstream)
     for one, other in zip(fast, naive, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def gradients(function: Callable[..., Tensor], upstream: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-    leaves = [tensor.clone().requires_grad_() for tensor in given]
-    value = function(*leaves)
+def gradients(
+    function: Callable[[Tensor, Tensor], Tensor], targets: Tensor, candidates: Tensor, upstream: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    targets, candidates = targets.clone().requires_grad_(), candidates.clone().requires_grad_()
+    value = function(targets, candidates)
     some = value.isfinite()
-    total = (value[some] * upstream[some]).sum() + 0 * sum(leaf.sum() for leaf in leaves)
-    return (value.detach(), *torch.autograd.grad(total, leaves))
+    total = (value[some] * upstream[some]).sum() + 0 * (targets.sum() + candidates.sum())
+    return (value.detach(), *torch.autograd.grad(total, (targets, candidates)))
 
 
 def test_gradcheck() -> None:

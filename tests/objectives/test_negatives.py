@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from mmrec.objectives.negatives import (
-    Bonus,
     Pairs,
-    history_pairs,
+    exclusion_pairs,
     inclusion_probability,
     log_inclusion_probability,
     window_pairs,
@@ -67,21 +66,8 @@ INSTANTS = torch.tensor([[0, 1, 1, 2], [0, 1, 0, 0]])
 
 
 def test_exclusion_is_the_past_of_the_target_and_its_whole_instant() -> None:
-    pairs = history_pairs(HISTORY, VALID, INSTANTS, torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 3, 1]))
-    expected = {(0, 4), (1, 4), (1, 5), (2, 4), (2, 5), (2, 6), (3, 7), (3, 8)}
-    assert as_set(pairs) == expected
-    assert len(pairs) == len(expected)  # item 4 came twice and is paired once
-
-
-def test_bonus_goes_to_its_pairs_alone() -> None:
-    pairs = history_pairs(HISTORY, VALID, INSTANTS, torch.tensor([0, 0, 1]), torch.tensor([-1, 1, 0]))
-    bonus = Bonus(pairs, torch.tensor(2.0, requires_grad=True))
-    assert bonus.of_own(torch.tensor([4, 5, 8])).tolist() == [0.0, 2.0, 0.0]
-    assert bonus.of_each(torch.tensor([7, 4, 7]), num_targets=3).tolist() == [[0, 0, 0], [0, 2, 0], [2, 0, 2]]
-    assert bonus.of_each(torch.tensor([], dtype=torch.int64), num_targets=3).shape == (3, 0)
-    bonus.of_own(torch.tensor([4, 5, 7])).sum().backward()
-    assert bonus.value.grad is not None
-    assert bonus.value.grad.item() == 2.0
+    pairs = exclusion_pairs(HISTORY, VALID, INSTANTS, torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 3, 1]))
+    assert as_set(pairs) == {(0, 4), (1, 4), (1, 5), (2, 4), (2, 5), (2, 6), (3, 7), (3, 8)}
 
 
 def test_window_is_the_history_and_all_targets_of_the_user() -> None:
@@ -96,5 +82,5 @@ def test_window_is_the_history_and_all_targets_of_the_user() -> None:
 def test_pairs_of_nothing_are_empty() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     assert len(window_pairs(HISTORY, VALID, none, none)) == 0
-    assert len(history_pairs(HISTORY, VALID, INSTANTS, none, none)) == 0
+    assert len(exclusion_pairs(HISTORY, VALID, INSTANTS, none, none)) == 0
     assert len(window_pairs(HISTORY[:0], VALID[:0], none, none)) == 0

@@ -131,58 +131,6 @@ def test_mask_history_reaches_bpr() -> None:
     torch.testing.assert_close(terms.total.detach(), expected)
 
 
-REPEATED = torch.tensor([[True, False, False, False, False], [False] * 5, [False, True, False, True, False]])
-"""What a user had: item 0 for target 0, and 1 and 3 for target 2; target 1 belongs to the basket of its history."""
-
-
-def repeating() -> tuple[ModelOutput, HistoryBatch]:
-    step = batch(value=1.0)
-    users = replace(step.users, item_positions=torch.tensor([[0, 1], [1, 3]]), valid=torch.ones(2, 2, dtype=torch.bool))
-    users = replace(users, instants=torch.tensor([[0, 1], [0, 1]]))
-    targets = replace(step.targets, together=torch.tensor([False, True, False]), time_index=torch.tensor([0, 1, 1]))
-    made = replace(output(), repeat_bonus=torch.tensor(1.5, requires_grad=True))
-    return made, replace(step, users=users, targets=targets)
-
-
-@pytest.mark.parametrize("kind", ["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"])
-def test_what_a_user_had_gains_later_and_is_left_out_within_its_basket(kind: LossKind) -> None:
-    made, step = repeating()
-    assert made.repeat_bonus is not None
-    bank = torch.randn(8, 4)
-    scores = made.target_vectors @ made.item_embeddings.T + REPEATED * made.repeat_bonus
-    chosen = scores[torch.arange(3), torch.tensor([1, 2, 3])]
-    barred = torch.zeros(3, 5, dtype=torch.bool)
-    barred[1, :2] = True
-    if kind == "full_softmax":
-        others = [row for row in range(8) if row not in ROWS.tolist()]
-        stored = made.target_vectors @ bank[others].T
-        losses = torch.cat([scores.masked_fill(barred, -torch.inf), stored], 1).logsumexp(1) - chosen
-    elif kind == "in_batch_softmax":
-        alone = torch.tensor([2, 3, 1, 2, 1]) / 5
-        factor = (1 / (1 - (1 - alone) * (1 - 2 / 8))).expand(3, 5).clone()
-        factor[:2, [0, 1, 2]] = factor[2, [1, 3]] = 1.0
-        losses = (scores + factor.masked_fill(barred, 0.0).log()).logsumexp(1) - chosen
-    elif kind == "bpr":
-        gaps = functional.softplus(scores[:, [3, 4]] - chosen.unsqueeze(1))
-        losses = torch.stack([gaps[0].mean(), gaps[1].mean(), gaps[2, 1]])
-    else:
-        losses = functional.softplus(-chosen) if kind == "bce" else (chosen - 1.0) ** 2
-    terms = loss_of(kind, mask_history=True, repeats=True)(made, step, bank)
-    torch.testing.assert_close(terms.total, averaged(losses))
-    leaves = (made.repeat_bonus, made.item_embeddings, made.target_vectors)
-    for one, other in zip(
-        torch.autograd.grad(terms.total, leaves), torch.autograd.grad(averaged(losses), leaves), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_the_bonus_is_left_alone_where_nobody_comes_back() -> None:
-    made, step = repeating()
-    assert made.repeat_bonus is not None
-    loss_of("full_softmax", mask_history=True)(made, step, torch.randn(8, 4)).total.backward()
-    assert made.repeat_bonus.grad is None
-
-
 def test_pointwise_losses_compare_scores_with_values() -> None:
     made, step = output(), batch(value=0.5)
     scores = (made.target_vectors * made.item_embeddings[[1, 2, 3]]).sum(1).detach()
