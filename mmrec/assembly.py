@@ -241,6 +241,7 @@ def build_reader(
                     preprocessing_fingerprint=built.preprocessor.fingerprint,
                     dtype=dtype,
                     device=device,
+                    work=built.work,
                     progress=advance.at,
                     notify=partial(_tell, notify, name),
                 )

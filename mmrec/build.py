@@ -1,4 +1,7 @@
-"""Composition root: the only module that turns configuration into objects."""
+"""Composition root: the only place that turns configuration into objects; here what is trained, a model of encoders.
+
+What trains it is built in :mod:`mmrec.build_training`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -22,15 +23,14 @@ from mmrec.config import (
     TransformersText,
     Tuning,
 )
+from mmrec.encoders.cut import CutEncoder
+from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.item_id import ItemIdEncoder
 from mmrec.encoders.precomputed import PrecomputedEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.tuning import Layers, choose_trunk_blocks
+from mmrec.encoders.work import EncodingWork
 from mmrec.feed.catalogue import Catalogue
-from mmrec.feed.histories import Histories
-from mmrec.feed.items import ItemReader
-from mmrec.feed.loader import HistoryLoader
-from mmrec.feed.splits import Split
 from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
 from mmrec.model.gru import GruUserEncoder
 from mmrec.model.item_encoder import ItemEncoder
@@ -43,9 +43,6 @@ from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import VectorTable
 from mmrec.storage import read_json, write_json
-from mmrec.training.contract import TrainSettings
-from mmrec.training.loss import TrainingLoss
-from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 
 IMAGE_SETTINGS = "image_preprocessing.json"
 Preprocessor = TextPreprocessor | ImagePreprocessor
@@ -66,6 +63,11 @@ class BuiltEncoder:
     preprocessor: Preprocessor | None = None
     tuning: Tuning | None = None
     vectors: VectorTable | None = None
+
+    @property
+    def work(self) -> EncodingWork | None:
+        """What the encoder has run; None where nothing is run that would be worth counting."""
+        return self.module.work if isinstance(self.module, CutEncoder) else None
 
 
 def build_encoders(
@@ -121,10 +123,9 @@ def _build_encoder(
             return _transformers_text(settings, seed=seed, where=where)
         case TimmImage():
             return _timm_image(settings, seed=seed, where=where)
-        case OpenClipText():
-            return _open_clip_text(settings, seed=config.train.seed, where=where)
-        case OpenClipImage():
-            return _open_clip_image(settings, seed=config.train.seed, where=where)
+        case OpenClipText() | OpenClipImage():
+            # Both halves of a pair start from the same weights, random ones too.
+            return _open_clip(settings, seed=config.train.seed, where=where)
         case ItemId():
             return BuiltEncoder(ItemIdEncoder(num_ids, config.model.dim, seed=seed))
         case Precomputed():
@@ -139,8 +140,7 @@ def _cut(tuning: Tuning, layers: Layers, where: str) -> int:
 def _transformers_text(settings: TransformersText, *, seed: int, where: str) -> BuiltEncoder:
     from mmrec.encoders.transformers_text import TransformersStack, load_text_model
 
-    model = load_text_model(settings.model, random_weights=settings.random_weights, seed=seed)
-    stack = TransformersStack(model)
+    stack = TransformersStack(load_text_model(settings.model, random_weights=settings.random_weights, seed=seed))
     limit = min(settings.max_tokens, stack.max_tokens)
     preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit)
     encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where))
@@ -148,7 +148,6 @@ def _transformers_text(settings: TransformersText, *, seed: int, where: str) -> 
 
 
 def _timm_image(settings: TimmImage, *, seed: int, where: str) -> BuiltEncoder:
-    from mmrec.encoders.image import ImageEncoder
     from mmrec.encoders.timm_image import TimmStack, load_timm_model
 
     loaded = load_timm_model(
@@ -158,7 +157,7 @@ def _timm_image(settings: TimmImage, *, seed: int, where: str) -> BuiltEncoder:
         seed=seed,
         side=settings.side,
     )
-    stack = TimmStack(loaded.model, side=settings.side)
+    stack = TimmStack(loaded.model, side=loaded.side)
     encoder = ImageEncoder(
         stack,
         trunk_blocks=_cut(settings.tuning, stack.layers, where),
@@ -166,34 +165,37 @@ def _timm_image(settings: TimmImage, *, seed: int, where: str) -> BuiltEncoder:
         std=settings.std or loaded.std,
         token_grid=settings.token_grid,
     )
-    return BuiltEncoder(encoder, ImagePreprocessor(side=settings.side), settings.tuning)
+    return BuiltEncoder(encoder, ImagePreprocessor(side=loaded.side), settings.tuning)
 
 
-def _open_clip_text(settings: OpenClipText, *, seed: int, where: str) -> BuiltEncoder:
-    from mmrec.encoders.clip import load_open_clip, open_clip_text_encoder, open_clip_text_stack
-
-    pair = load_open_clip(
-        settings.model, pretrained=settings.pretrained, random_weights=settings.random_weights, seed=seed
-    )
-    layers = open_clip_text_stack(pair).layers
-    encoder = open_clip_text_encoder(pair, trunk_blocks=_cut(settings.tuning, layers, where))
-    preprocessor = TextPreprocessor.from_open_clip(
-        pair.source, context_length=pair.context_length, reads_padding=pair.reads_padding
-    )
-    return BuiltEncoder(encoder, preprocessor, settings.tuning)
-
-
-def _open_clip_image(settings: OpenClipImage, *, seed: int, where: str) -> BuiltEncoder:
-    from mmrec.encoders.clip import load_open_clip, open_clip_image_encoder, open_clip_image_stack
+def _open_clip(settings: OpenClipText | OpenClipImage, *, seed: int, where: str) -> BuiltEncoder:
+    from mmrec.encoders.clip import load_open_clip, open_clip_image_stack, open_clip_text_stack
 
     pair = load_open_clip(
         settings.model, pretrained=settings.pretrained, random_weights=settings.random_weights, seed=seed
     )
-    layers = open_clip_image_stack(pair).layers
-    encoder = open_clip_image_encoder(
-        pair, trunk_blocks=_cut(settings.tuning, layers, where), token_grid=settings.token_grid
-    )
-    return BuiltEncoder(encoder, ImagePreprocessor(side=pair.side), settings.tuning)
+    match settings:
+        case OpenClipText():
+            text = open_clip_text_stack(pair)
+            preprocessor = TextPreprocessor.from_open_clip(
+                pair.source, context_length=pair.context_length, reads_padding=pair.reads_padding
+            )
+            encoder = TextEncoder(text, trunk_blocks=_cut(settings.tuning, text.layers, where))
+            return BuiltEncoder(encoder, preprocessor, settings.tuning)
+        case OpenClipImage():
+            image = open_clip_image_stack(pair)
+            trunk_blocks = _cut(settings.tuning, image.layers, where)
+            return BuiltEncoder(
+                ImageEncoder(
+                    image,
+                    trunk_blocks=trunk_blocks,
+                    mean=pair.mean,
+                    std=pair.std,
+                    token_grid=settings.token_grid,
+                ),
+                ImagePreprocessor(side=pair.side),
+                settings.tuning,
+            )
 
 
 def build_model(config: Config, encoders: Mapping[str, BuiltEncoder], *, num_events: int) -> RecommenderModel:
@@ -269,115 +271,3 @@ def _build_user_encoder(config: Config, *, num_events: int) -> UserEncoder:
             )
         case "mean":
             return MeanUserEncoder()
-
-
-def build_loader(
-    config: Config, histories: Histories, split: Split, reader: ItemReader, *, negatives: npt.NDArray[np.bool_]
-) -> HistoryLoader:
-    """Build the training batches of a feed.
-
-    Args:
-        config: the run's configuration.
-        histories: the feed's interactions.
-        split: tells which of them may be used.
-        reader: gives the items' contents.
-        negatives: shape (items,), items that may be taken as not chosen.
-    """
-    train, objective = config.train, config.objective
-    in_batch = objective.kind == "in_batch_softmax"
-    return HistoryLoader(
-        histories,
-        split,
-        reader,
-        batch_users=train.batch_users,
-        history_length=train.history_length,
-        negatives=negatives,
-        num_negatives=0 if objective.kind == "mse" else objective.negatives,
-        simultaneous=train.simultaneous,
-        seed=train.seed,
-        # The logQ correction counts on batches drawn uniformly.
-        bucket=1 if in_batch else 8,
-        prefetch=2 * train.workers,
-    )
-
-
-def build_loss(
-    config: Config,
-    histories: Histories,
-    split: Split,
-    *,
-    num_windows: int,
-    negatives: npt.NDArray[np.bool_],
-    first_seen: npt.NDArray[np.int64],
-) -> TrainingLoss:
-    """Build the objective, with what it knows of the feed.
-
-    Args:
-        config: the run's configuration.
-        histories: the feed's interactions.
-        split: tells which of them may be used.
-        num_windows: windows of an epoch; the in-batch correction takes each for a user that shows an item once, which
-            is exact where every history fits one window.
-        negatives: shape (items,), items that may be taken as not chosen.
-        first_seen: shape (items,), of the catalogue; counts where the split asks for existing items only.
-    """
-    objective = config.objective
-    return TrainingLoss(
-        kind=objective.kind,
-        chunk=objective.chunk,
-        mask_history=objective.mask_history,
-        contrastive_weight=objective.contrastive_weight,
-        sampled_zeros=objective.kind == "bce" and objective.negatives > 0,
-        num_users=num_windows,
-        users_with_item=torch.from_numpy(users_with_item(histories, split)),
-        eligible=torch.from_numpy(negatives),
-        first_seen=torch.from_numpy(first_seen.copy()) if split.existing_only and histories.has_time else None,
-    )
-
-
-def users_with_item(histories: Histories, split: Split) -> npt.NDArray[np.int64]:
-    """Count the users whose training events hold each item, shape (items,)."""
-    events = np.flatnonzero(split.train_events)
-    num_items = len(split.item_roles)
-    pairs = np.unique(histories.user_rows[events] * num_items + histories.item_rows[events])
-    return np.bincount(pairs % num_items, minlength=num_items)
-
-
-def build_optimizer(
-    config: Config, model: RecommenderModel, encoders: Mapping[str, BuiltEncoder]
-) -> torch.optim.Optimizer:
-    """Build AdamW with the rates of the configuration."""
-    rates = {
-        name: EncoderRate(
-            layers=model.item_encoder.encoder(name).layer_groups(),
-            learning_rate=encoder.tuning.learning_rate,
-            layer_decay=encoder.tuning.layer_decay,
-        )
-        for name, encoder in encoders.items()
-        if encoder.tuning is not None
-    }
-    groups = parameter_groups(
-        model,
-        learning_rate=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
-        encoder_rates=rates,
-    )
-    return build_adamw(groups)
-
-
-def build_settings(config: Config) -> TrainSettings:
-    """Build the settings of the training loop."""
-    train = config.train
-    return TrainSettings(
-        epochs=train.epochs,
-        metric=train.metric,
-        accumulate=train.accumulate,
-        clip_norm=train.clip_norm,
-        warmup_share=train.warmup_share,
-        precision=train.precision,
-        patience=train.patience,
-        evaluate_every=train.evaluate_every,
-        bank_refresh=config.objective.bank_refresh,
-        checkpoint_steps=train.checkpoint_steps,
-        seed=train.seed,
-    )

@@ -18,6 +18,15 @@ from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.errors import ArtifactError
 from mmrec.evaluation.baselines import standard_baselines
 from mmrec.evaluation.comparison import REPORT_JSON, Comparison, compare
+from mmrec.evaluation.crossmodal import (
+    FROZEN,
+    CrossModal,
+    choose_questions,
+    crossmodal_tables,
+    frozen_scores,
+    space_scores,
+    unseen_items,
+)
 from mmrec.evaluation.evaluate import MODEL, evaluate
 from mmrec.evaluation.examples import example_users
 from mmrec.evaluation.knockout import ScorerFactory, shuffled_pictures
@@ -98,6 +107,8 @@ def evaluate_run(
     scorers: dict[str, CaseScorer] = {MODEL: model}
     scorers |= standard_baselines(cases, assembly.histories, split.train_events, vectors=vectors, present=present)
     scorers |= extra_scorers or {}
+    with meter("captions against pictures"):
+        crossmodal = _crossmodal(assembly, split, cases, vectors, present)
     with meter("ranking"):
         report = evaluate(
             scorers,
@@ -107,6 +118,7 @@ def evaluate_run(
             split,
             part=part,
             knockouts=_knockouts(assembly, cases) if knockouts else None,
+            crossmodal=crossmodal,
         )
     examples = example_users(report.ranks[report.headline.name], cases, assembly.histories, assembly.catalogue)
     page = write_report(
@@ -178,6 +190,35 @@ def _knockouts(assembly: Assembly, cases: Cases) -> dict[str, ScorerFactory]:
         return _scorer(assembly, vectors, cases)
 
     return {name: partial(scorer, reader) for name, reader in made.items()}
+
+
+def _crossmodal(
+    assembly: Assembly,
+    split: Split,
+    cases: Cases,
+    vectors: Mapping[str, torch.Tensor],
+    present: Mapping[str, torch.Tensor],
+) -> CrossModal | None:
+    """Let captions and pictures find each other, as posts that nobody has seen; None where there is nothing to ask."""
+    if not {"text", "image"} <= vectors.keys():
+        return None
+    both = np.flatnonzero((present["text"] & present["image"]).numpy())
+    questions = choose_questions(both, unseen_items(assembly.catalogue, assembly.histories, split, cases))
+    if questions is None:
+        return None
+    alone: dict[str, torch.Tensor] = {}
+    contents: dict[str, npt.NDArray[np.int64]] = {}
+    for name in ("text", "image"):
+        modality = assembly.reader.modalities[name]
+        reader = ItemReader({name: modality})
+        embeddings = encode_catalogue(assembly.model, reader, questions.rows, device=assembly.device)
+        alone[name] = assembly.model.scorer.content(embeddings)
+        contents[name] = np.asarray(modality.links.values[modality.links.offsets[questions.rows]], dtype=np.int64)
+    scores = {
+        MODEL: space_scores(alone["text"], alone["image"]),
+        FROZEN: frozen_scores(vectors["text"], vectors["image"], questions),
+    }
+    return crossmodal_tables(scores, questions, captions=contents["text"], pictures=contents["image"])
 
 
 def content_vectors(

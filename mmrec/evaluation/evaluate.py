@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mmrec.errors import FeedError
 from mmrec.evaluation.case_table import CaseTable
+from mmrec.evaluation.crossmodal import CrossModal
 from mmrec.evaluation.knockout import ScorerFactory, knockout
 from mmrec.evaluation.metrics import case_metrics
 from mmrec.evaluation.ranking import CHUNK_ELEMENTS, CaseScorer, Ranks, Setting, rank_cases, rank_settings
@@ -63,6 +64,7 @@ def evaluate(
     part: Part = "test",
     model: str = MODEL,
     knockouts: Mapping[str, ScorerFactory] | None = None,
+    crossmodal: CrossModal | None = None,
     bootstrap: Bootstrap = BOOTSTRAP,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> EvaluationReport:
@@ -72,6 +74,7 @@ def evaluate(
         scorers: name to scorer; ``model`` is the one the report is about, the others are what it is measured against.
         cases: the questions, as the scorers number them.
         knockouts: name to a factory of the model's scorer under that knock-out.
+        crossmodal: how captions and pictures find each other, for the report.
 
     Raises:
         FeedError: no cases, or none with a target left under any setting.
@@ -115,6 +118,7 @@ def evaluate(
         settings=setting_tables(settings, ranked, cases=cases, counts=counts, bootstrap=bootstrap),
         slices=slice_tables(slicings, headline, users=users, bootstrap=bootstrap),
         knockouts=losses,
+        crossmodal=crossmodal,
         case_table=CaseTable.of(
             {setting.name: ranked[model][setting.name] for setting in settings},
             user_ids=histories.user_ids[users],

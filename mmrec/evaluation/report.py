@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from mmrec.evaluation.comparison import REPORT_JSON
-from mmrec.evaluation.console import HEADLINE_METRICS, setting_notes
+from mmrec.evaluation.console import CROSSMODAL_METRIC, HEADLINE_METRICS, crossmodal_notes, setting_notes
 from mmrec.evaluation.examples import ExampleUser
 from mmrec.evaluation.metrics import CUTOFFS, NAMES
 from mmrec.evaluation.plots import curves_plot, knockouts_plot, slices_plot
@@ -79,6 +79,8 @@ def render(
         baseline=baseline,
         notes={setting.name: setting_notes(report, setting) for setting in report.settings},
         best={setting.name: _best(setting.rows) for setting in report.settings},
+        crossmodal_notes=crossmodal_notes(report.crossmodal) if report.crossmodal is not None else [],
+        crossmodal_metric=CROSSMODAL_METRIC,
         curves=curves_plot(training_curves),
         slices=slices_plot(report.slices, model=report.model, baseline=baseline, metric=PLOT_METRIC),
         knockouts=knockouts_plot(report.knockouts, metric=PLOT_METRIC),

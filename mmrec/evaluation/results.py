@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mmrec.evaluation.case_table import CaseTable
+from mmrec.evaluation.crossmodal import CrossModal
 from mmrec.evaluation.knockout import Knockout
 from mmrec.evaluation.ranking import Ranks
 from mmrec.evaluation.significance import Difference, Estimate
@@ -110,6 +111,7 @@ class EvaluationReport:
         settings: the tables, the headline first.
         slices: of the headline setting.
         knockouts: of the headline setting.
+        crossmodal: captions against pictures; None where the model does not read both, or too few posts have both.
         case_table: the model's ranks of every target (kept in cases.parquet, not in report.json).
         ranks: the model's ranks by setting (not in report.json).
     """
@@ -127,6 +129,7 @@ class EvaluationReport:
     settings: Sequence[SettingResult]
     slices: Sequence[Slice]
     knockouts: Sequence[Knockout]
+    crossmodal: CrossModal | None
     case_table: CaseTable
     ranks: Mapping[str, Ranks]
 
@@ -142,6 +145,6 @@ class EvaluationReport:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, SettingResult | Slice | Knockout):
+    if isinstance(value, SettingResult | Slice | Knockout | CrossModal):
         return asdict(value)
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -184,13 +184,17 @@ class VectorFolder:
         names = [n for n in pq.read_schema(self.folder / "items.parquet").names if n not in {"vector", "scale"}]
         return pd.read_parquet(self.folder / "items.parquet", columns=names)
 
-    def verify(self) -> None:
-        """Check the hash of every file.
+    def verify(self, name: str) -> None:
+        """Check the hash of a file.
 
         Raises:
-            ArtifactError: a file is missing or differs.
+            ArtifactError: it is missing or is not the one that was written.
         """
-        for name, expected in cast("dict[str, str]", self.manifest["files"]).items():
-            path = self.folder / name
-            if not path.is_file() or file_hash(path) != expected:
-                raise ArtifactError("whole files", got=f"a missing or changed {name}", where=str(self.folder))
+        path = self.folder / name
+        if not path.is_file() or file_hash(path) != cast("dict[str, str]", self.manifest["files"]).get(name):
+            raise ArtifactError(
+                f"{name} as it was exported",
+                got="a missing or changed file",
+                where=str(path),
+                fix="Export again: mmrec export RUN --out DIR.",
+            )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmrec.batch import TextContent, TokenStates
 from mmrec.encoders.base import ContentEncoder
+from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ArtifactError
 from mmrec.feed.items import ContentSource
 from mmrec.storage import HASH_BYTES, PARTIAL, RaggedArray, atomic_folder, content_hash, read_array, write_array
@@ -62,14 +63,14 @@ class TrunkCache:
         shards: entries, memory-mapped.
         dtype: number format on disk.
         encoded: contents that had to be encoded when the cache was opened.
-        hits: contents read since.
+        work: counts the contents read.
     """
 
     slots: npt.NDArray[np.int64]
     shards: tuple[RaggedArray, ...]
     dtype: TrunkDtype
     encoded: int = 0
-    hits: int = 0
+    work: EncodingWork = field(default_factory=EncodingWork)
     _ends: npt.NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class TrunkCache:
             ragged = self.shards[shard].gather(slots[wanted] - first)
             pieces.append(_from_disk(ragged.values, self.dtype))
             lengths[wanted] = ragged.lengths
-        self.hits += len(rows)
+        self.work.add(cache_hits=len(rows))
         states = torch.cat(pieces)
         if len(pieces) > 1:
             states = states.index_select(0, torch.from_numpy(_token_order(order, lengths)))
@@ -108,6 +109,7 @@ def build_trunk_cache(
     dtype: TrunkDtype = "float16",
     device: torch.device | None = None,
     batch_size: int = 256,
+    work: EncodingWork | None = None,
     notify: Callable[[CacheEstimate], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrunkCache:
@@ -122,6 +124,7 @@ def build_trunk_cache(
         dtype: number format on disk.
         device: where the encoder is; the CPU by default.
         batch_size: contents encoded at once.
+        work: counts the contents read from the cache; the encoder's own, where hits are to stand beside what it runs.
         notify: told the cost before anything is written.
         progress: told how many new contents are done, and of how many.
 
@@ -133,19 +136,19 @@ def build_trunk_cache(
     keys = _as_keys(hashes)
     known, _ = _open_shards(place)
     missing = _first_rows(keys, known)
-    work = _Work(encoder, source, device or torch.device("cpu"), dtype, batch_size)
-    estimate = CacheEstimate(len(keys), len(missing), work.estimate_bytes(missing))
+    filling = _Filling(encoder, source, device or torch.device("cpu"), dtype, batch_size)
+    estimate = CacheEstimate(len(keys), len(missing), filling.estimate_bytes(missing))
     if notify is not None:
         notify(estimate)
     _check_room(place, estimate)
     done = 0
-    for rows, states in work.shards(missing):
+    for rows, states in filling.shards(missing):
         _write_shard(place, keys[rows], states)
         done += len(rows)
         if progress is not None:
             progress(done, len(missing))
     known, shards = _open_shards(place)
-    return TrunkCache(_find(keys, known), shards, dtype, encoded=len(missing))
+    return TrunkCache(_find(keys, known), shards, dtype, encoded=len(missing), work=work or EncodingWork())
 
 
 def round_states(states: TokenStates, dtype: TrunkDtype) -> TokenStates:
@@ -158,7 +161,7 @@ def round_states(states: TokenStates, dtype: TrunkDtype) -> TokenStates:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Filling:
     """Encoding of the contents that are missing."""
 
     encoder: ContentEncoder

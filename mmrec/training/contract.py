@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -24,6 +24,19 @@ class BatchLoader(Protocol):
 
     def batches(self, *, epoch: int, start: int) -> Iterator[HistoryBatch]:
         """Yield the batches of ``epoch`` (from 0) from index ``start`` on."""
+        ...
+
+
+@runtime_checkable
+class WorkCounter(Protocol):
+    """Counts encoding work for the log; its counts are no part of the training's state."""
+
+    def count(self, batch: HistoryBatch) -> None:
+        """Take note of a batch, on the CPU, before it is run."""
+        ...
+
+    def read(self) -> Mapping[str, float]:
+        """Return figures by name for the log: of the last batch, or of all work since the call before."""
         ...
 
 

@@ -18,7 +18,7 @@ from mmrec.batch import HistoryBatch, ModelOutput
 from mmrec.errors import ConfigError, MmrecError, near_names
 from mmrec.training.checkpoint import checkpoint_name
 from mmrec.training.clock import Clock
-from mmrec.training.contract import BatchLoader, Loss, StepReport, TrainResult, TrainSettings
+from mmrec.training.contract import BatchLoader, Loss, StepReport, TrainResult, TrainSettings, WorkCounter
 from mmrec.training.interrupt import Interrupt, interruptible
 from mmrec.training.keeper import Keeper
 from mmrec.training.optimizer import set_rates, warmup_cosine
@@ -37,7 +37,7 @@ def train(
     accelerator: Accelerator,
     validate: Callable[[], Mapping[str, float]] | None = None,
     refresh_bank: Callable[[], Tensor] | None = None,
-    describe_batch: Callable[[HistoryBatch], Mapping[str, float]] | None = None,
+    work: WorkCounter | None = None,
     trackers: Sequence[Tracker] = (),
     files: Mapping[str, bytes] | None = None,
     base: Mapping[str, str] | None = None,
@@ -60,7 +60,7 @@ def train(
         accelerator: device and processes.
         validate: evaluates the model, which is in evaluation mode, and gives metrics by name.
         refresh_bank: encodes the catalogue in evaluation mode, shape (catalogue, width).
-        describe_batch: counters of encoding work for the log.
+        work: counts the encoding work of batches for the log.
         trackers: take loss terms, rates, speeds and metrics.
         files: written into every checkpoint as they are (configuration, id map).
         base: fingerprint of each frozen base, by modality; a checkpoint of another base is refused.
@@ -98,7 +98,7 @@ def train(
             accelerator=accelerator,
             validate=validate,
             refresh_bank=refresh_bank,
-            describe_batch=describe_batch,
+            work=work,
             trackers=trackers,
             report=progress,
             interrupt=interrupt,
@@ -131,7 +131,7 @@ class _Training:
     accelerator: Accelerator
     validate: Callable[[], Mapping[str, float]] | None
     refresh_bank: Callable[[], Tensor] | None
-    describe_batch: Callable[[HistoryBatch], Mapping[str, float]] | None
+    work: WorkCounter | None
     trackers: Sequence[Tracker]
     report: Callable[[StepReport], None] | None
     interrupt: Interrupt
@@ -204,6 +204,8 @@ class _Training:
     def _run_batch(self, batch: HistoryBatch) -> StepReport | None:
         """Add one batch's gradient; at the end of its group take a step, log and save as is due."""
         state, settings = self.progress, self.settings
+        if self.work is not None:
+            self.work.count(batch)
         if len(batch.targets) == 0 or not self._accumulate(batch.to(self.accelerator.device, non_blocking=True)):
             state.skipped_batches += 1
         state.batch += 1
@@ -212,7 +214,7 @@ class _Training:
         norm = self._step()
         terms = state.finish_group()
         if state.step % settings.log_steps == 0:
-            self._log_step(batch, terms, norm=norm)
+            self._log_step(terms, norm=norm)
         if settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0:
             self.save()
         return StepReport(state.epoch, state.step, self._total_steps, terms.get("loss", math.nan))
@@ -254,12 +256,12 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _log_step(self, batch: HistoryBatch, terms: Mapping[str, float], *, norm: float) -> None:
+    def _log_step(self, terms: Mapping[str, float], *, norm: float) -> None:
         values = {**terms, "learning_rate": max(group["lr"] for group in self.optimizer.param_groups)}
         values |= {"gradient_norm": norm, "skipped_batches": float(self.progress.skipped_batches)}
         values |= self.clock.speeds()
-        if self.describe_batch is not None:
-            values |= {f"work/{name}": float(value) for name, value in self.describe_batch(batch).items()}
+        if self.work is not None:
+            values |= {f"work/{name}": float(value) for name, value in self.work.read().items()}
         self._log(values)
 
     def _finish_epoch(self) -> None:

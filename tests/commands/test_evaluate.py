@@ -12,15 +12,27 @@ import pytest
 import torch
 
 from data_tools.splits import SplitChoices, write_split
+from mmrec import Post
 from mmrec.assembly import ignore, silent_meter
 from mmrec.commands.evaluate import Evaluated, compare_runs, content_vectors, evaluate_run
 from mmrec.commands.train import train_run
 from mmrec.config import validate
 from mmrec.errors import ArtifactError, MmrecError
+from mmrec.evaluation.crossmodal import FROZEN, CrossModal, choose_questions
+from mmrec.feed.splits import TEST_COLD, VALIDATION_COLD, Split
 from mmrec.inference.recommender import Recommender
 from mmrec.run_folder import RunFolder
 from mmrec.storage import read_json
-from tests.tiny_run import CAPTION_ONLY, NUM_USERS, PICTURE_ONLY, TinyEncoders, TinyFeed, changed, tiny_config
+from tests.tiny_run import (
+    CAPTION_ONLY,
+    NUM_USERS,
+    PICTURE_ONLY,
+    TWO_PICTURES,
+    TinyEncoders,
+    TinyFeed,
+    changed,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +109,67 @@ class TestModelsThatReadLess:
         assert [entry.name for entry in report.knockouts] == knockouts
         has_knn = any("kNN" in row.scorer for row in report.headline.rows)
         assert has_knn == (kept != ["item_id"])
+        assert report.crossmodal is None
+
+
+class TestCaptionsAgainstPictures:
+    def test_model_beside_frozen_features_in_both_directions(self, evaluated: Evaluated) -> None:
+        found = crossmodal(evaluated)
+        # 28 posts have both; half of them are asked about.
+        assert (found.questions, found.candidates, found.others, found.unseen) == (14, 14, 14, False)
+        assert [table.direction for table in found.tables] == ["caption to picture", "picture to caption"]
+        for table in found.tables:
+            assert [row.scorer for row in table.rows] == ["model", FROZEN]
+            assert list(table.rows[1].ahead) == ["recall@1", "recall@10", "recall@50"]
+            assert table.chance["recall@50"] == 1
+
+    def test_each_post_is_one_that_nobody_has_seen(
+        self, evaluated: Evaluated, recommender: Recommender, tiny_feed: TinyFeed
+    ) -> None:
+        """By hand, through the vectors of new posts: no ids, no bias, one modality at a time."""
+        catalogue = recommender.assembly.catalogue
+        ids = catalogue.item_ids.tolist()
+        both = np.array([row for row, item_id in enumerate(ids) if item_id not in (CAPTION_ONLY, PICTURE_ONLY)])
+        questions = choose_questions(both, np.zeros(len(ids), dtype=bool))
+        assert questions is not None
+        asked = [ids[row] for row in questions.rows]
+        captions = [tiny_feed.caption(item_id) for item_id in asked]
+        dim = recommender.assembly.model.dim
+        text = recommender.embed([Post(caption=caption) for caption in captions])[:, :dim]
+        image = recommender.embed([Post(image=pictures(tiny_feed, item_id)) for item_id in asked])[:, :dim]
+        cosines = (text @ image.T) / np.outer(np.linalg.norm(text, axis=1), np.linalg.norm(image, axis=1))
+        for table, scores in zip(crossmodal(evaluated).tables, (cosines, cosines.T), strict=True):
+            ranks = []
+            for row, caption in enumerate(captions):
+                right = np.array([other == caption for other in captions])
+                ranks.append(1 + int((scores[row][~right] >= scores[row][right].max()).sum()))
+            assert table.rows[0].median_rank == np.median(ranks)
+            assert table.rows[0].recall["recall@1"].mean == pytest.approx(np.mean([rank == 1 for rank in ranks]))
+
+    def test_posts_that_training_never_saw_and_that_this_part_may_ask_about(
+        self, tiny_encoders: TinyEncoders, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        feed = shutil.copytree(tiny_feed.prepared, tmp_path / "feed")
+        write_split(feed, name="new", kind="cold_items", choices=SplitChoices(cold_share=0.4))
+        config = changed(tiny_config(tiny_encoders), feed={"split": "new"}, train={"epochs": 1})
+        train_run(config, feed=feed, out=tmp_path / "run", device="cpu")
+        monkeypatch.setattr("mmrec.evaluation.crossmodal.MIN_UNSEEN", 2)
+        roles = Split.load(feed, "new").item_roles
+        both = ~np.isin(Recommender.load(tmp_path / "run").assembly.catalogue.item_ids, [CAPTION_ONLY, PICTURE_ONLY])
+        for part, role in (("validation", VALIDATION_COLD), ("test", TEST_COLD)):
+            found = crossmodal(evaluate_run(tmp_path / "run", part=part, device="cpu", knockouts=False))  # type: ignore[arg-type]
+            assert found.unseen
+            assert found.questions == ((roles == role) & both).sum() > 1
+            assert found.questions + found.others == both.sum()
+
+
+def crossmodal(evaluated: Evaluated) -> CrossModal:
+    assert evaluated.report.crossmodal is not None
+    return evaluated.report.crossmodal
+
+
+def pictures(feed: TinyFeed, item_id: str) -> list[Path]:
+    return [feed.image(item_id), *([feed.image(item_id, 1)] if item_id == TWO_PICTURES else [])]
 
 
 class TestCompare:

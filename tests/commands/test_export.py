@@ -17,7 +17,7 @@ from mmrec.config import validate
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.recommender import Recommender
-from mmrec.storage import read_json
+from mmrec.storage import file_hash, read_json
 from tests.tiny_run import (
     NUM_ITEMS,
     NUM_USERS,
@@ -49,7 +49,6 @@ def vectors(folder: Path, side: str = "items") -> tuple[list[str], np.ndarray]:
 class TestWhatIsWritten:
     def test_files_manifest_and_hashes(self, whole: Path, recommender: Recommender) -> None:
         folder = VectorFolder.open(whole)
-        folder.verify()
         assert sorted(path.name for path in whole.iterdir()) == [
             "items.faiss",
             "items.parquet",
@@ -57,7 +56,8 @@ class TestWhatIsWritten:
             "users.parquet",
         ]
         manifest = folder.manifest
-        assert set(manifest["files"]) == {"items.faiss", "items.parquet", "users.parquet"}  # type: ignore[call-overload]
+        names = {"items.faiss", "items.parquet", "users.parquet"}
+        assert manifest["files"] == {name: file_hash(whole / name) for name in names}
         assert (manifest["items"], manifest["users"], manifest["dim"]) == (NUM_ITEMS, NUM_USERS, 17)
         assert manifest["metric"] == "inner_product"
         assert manifest["model_hash"] == recommender.model_hash
@@ -182,6 +182,17 @@ class TestOnlyNew:
         assert export_run(tiny_run, out=tmp_path / "v", only_new=True, device="cpu")["items encoded"] == 0
         np.testing.assert_array_equal(vectors(tmp_path / "v")[1], before)
 
+    def test_vectors_that_changed_on_disk_are_not_carried_over(self, tiny_run: Path, tmp_path: Path) -> None:
+        out = tmp_path / "v"
+        export_run(tiny_run, out=out, device="cpu")
+        table = pd.read_parquet(out / "items.parquet")
+        table["vector"] = 2 * table["vector"]
+        table.to_parquet(out / "items.parquet")
+        with pytest.raises(ArtifactError, match=r"items\.parquet as it was exported, got a missing or changed file"):
+            export_run(tiny_run, out=out, only_new=True, device="cpu")
+        export_run(tiny_run, out=out, device="cpu")
+        VectorFolder.open(out).verify("items.parquet")
+
     def test_without_an_export_all_is_new(self, tiny_run: Path, tmp_path: Path) -> None:
         run = shutil.copytree(tiny_run, tmp_path / "run")
         shutil.rmtree(run / "embeddings", ignore_errors=True)
@@ -212,7 +223,6 @@ class TestWholeOrAsBefore:
         with pytest.raises(KeyboardInterrupt):
             export_run(tiny_run, out=out, store="faiss", device="cpu")
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-        VectorFolder.open(out).verify()
         assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
     def test_a_failure_leaves_nothing_where_there_was_nothing(
@@ -241,7 +251,7 @@ class TestWholeOrAsBefore:
             assert sorted(path.name for path in precious.parent.rglob("*")) == names
         (tmp_path / "empty").mkdir()
         export_run(tiny_run, out=tmp_path / "empty", device="cpu")
-        VectorFolder.open(tmp_path / "empty").verify()
+        VectorFolder.open(tmp_path / "empty").verify("items.parquet")
 
 
 def stop(function: Callable[..., object]) -> Callable[..., object]:

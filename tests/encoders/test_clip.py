@@ -12,10 +12,11 @@ from mmrec.batch import ImageContent, TextContent
 from mmrec.encoders.clip import (
     OpenClipPair,
     load_open_clip,
-    open_clip_image_encoder,
     open_clip_image_stack,
-    open_clip_text_encoder,
+    open_clip_text_stack,
 )
+from mmrec.encoders.image import ImageEncoder
+from mmrec.encoders.text import TextEncoder
 from mmrec.errors import ConfigError
 from mmrec.preprocessing.text import TextPreprocessor
 from tests.encoders.tiny_models import CLIP_SHAPE, MEAN, STD, open_clip_folder
@@ -38,6 +39,14 @@ def captions(pair: OpenClipPair) -> TextContent:
     return TextContent(torch.from_numpy(ids.values), torch.from_numpy(ids.lengths))
 
 
+def text_encoder(pair: OpenClipPair, cut: int) -> TextEncoder:
+    return TextEncoder(open_clip_text_stack(pair), trunk_blocks=cut)
+
+
+def image_encoder(pair: OpenClipPair, cut: int) -> ImageEncoder:
+    return ImageEncoder(open_clip_image_stack(pair), trunk_blocks=cut, mean=pair.mean, std=pair.std)
+
+
 @pytest.mark.parametrize("custom_text", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_last_token_projected_is_the_text_vector(tmp_path: Path, custom_text: bool, cut: int) -> None:
@@ -45,7 +54,7 @@ def test_last_token_projected_is_the_text_vector(tmp_path: Path, custom_text: bo
     pair = load_open_clip(str(place))
     expected = pair.model.eval().encode_text(open_clip.get_tokenizer(pair.source)(CAPTIONS))
     projection = getattr(pair.model, "text", pair.model).text_projection
-    tokens = open_clip_text_encoder(pair, trunk_blocks=cut).eval()(captions(pair))
+    tokens = text_encoder(pair, cut).eval()(captions(pair))
     last = tokens.states[tokens.lengths.cumsum(0) - 1]
     torch.testing.assert_close(last @ projection, expected, rtol=1e-5, atol=1e-5)
 
@@ -56,7 +65,7 @@ def test_bidirectional_text_that_reads_its_padding_is_given_it(tmp_path: Path) -
     assert pair.reads_padding
     ids = open_clip.get_tokenizer(pair.source)(CAPTIONS)
     content = TextContent(ids.flatten(), torch.full((3,), 16))
-    tokens = open_clip_text_encoder(pair, trunk_blocks=1).eval()(content)
+    tokens = text_encoder(pair, 1).eval()(content)
     last = tokens.states.view(3, 16, -1)[:, -1]
     expected = pair.model.eval().encode_text(ids)
     torch.testing.assert_close(last @ pair.model.text.text_projection, expected, rtol=1e-5, atol=1e-5)
@@ -65,7 +74,7 @@ def test_bidirectional_text_that_reads_its_padding_is_given_it(tmp_path: Path) -
 def test_bidirectional_text_never_sees_padding_of_a_bucket(tmp_path: Path) -> None:
     text = CLIP_SHAPE["text_cfg"] | {"no_causal_mask": True}
     pair = load_open_clip(str(open_clip_folder(tmp_path, text_cfg=text, custom_text=True)))
-    encoder = open_clip_text_encoder(pair, trunk_blocks=1).eval()
+    encoder = text_encoder(pair, 1).eval()
     ids = torch.arange(5, 13)
     both = encoder(TextContent(ids, torch.tensor([5, 3]))).states
     alone = [encoder(TextContent(row, torch.tensor([len(row)]))).states for row in ids.split([5, 3])]
@@ -79,7 +88,7 @@ def test_class_token_projected_is_the_picture_vector(folder: Path, cut: int) -> 
     pixels = torch.randint(0, 256, (3, 3, 32, 32)).byte()
     normal = (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     expected = pair.model.eval().encode_image(normal)
-    tokens = open_clip_image_encoder(pair, trunk_blocks=cut).eval()(ImageContent(pixels))
+    tokens = image_encoder(pair, cut).eval()(ImageContent(pixels))
     assert tokens.lengths.tolist() == [17, 17, 17]
     first = tokens.states.view(3, 17, 32)[:, 0]
     torch.testing.assert_close(first @ pair.model.visual.proj, expected, rtol=1e-5, atol=1e-5)
@@ -91,7 +100,7 @@ def test_resnet_map_pooled_by_attention_is_the_picture_vector(tmp_path: Path, cu
     pixels = torch.randint(0, 256, (2, 3, 64, 64)).byte()
     normal = (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     expected = pair.model.eval().encode_image(normal)
-    tokens = open_clip_image_encoder(pair, trunk_blocks=cut).eval()(ImageContent(pixels))
+    tokens = image_encoder(pair, cut).eval()(ImageContent(pixels))
     feature_map = tokens.states.view(2, 2, 2, 256).permute(0, 3, 1, 2)
     torch.testing.assert_close(pair.model.visual.attnpool(feature_map), expected, rtol=1e-4, atol=1e-5)
 
@@ -99,7 +108,7 @@ def test_resnet_map_pooled_by_attention_is_the_picture_vector(tmp_path: Path, cu
 def test_image_half_of_timm(tmp_path: Path) -> None:
     pair = load_open_clip(str(open_clip_folder(tmp_path, vision_cfg=TIMM)))
     assert len(open_clip_image_stack(pair).layers.blocks) == 4
-    tokens = open_clip_image_encoder(pair, trunk_blocks=2)(ImageContent(torch.zeros(2, 3, 64, 64).byte()))
+    tokens = image_encoder(pair, 2)(ImageContent(torch.zeros(2, 3, 64, 64).byte()))
     assert tokens.lengths.tolist() == [4, 4]
 
 

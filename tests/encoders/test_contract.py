@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from mmrec.batch import Content, IdContent, ImageContent, TextContent, TokenStates, VectorContent
 from mmrec.encoders.base import ContentEncoder, mean_tokens
-from mmrec.encoders.clip import load_open_clip, open_clip_image_encoder, open_clip_text_encoder
+from mmrec.encoders.clip import load_open_clip, open_clip_image_stack, open_clip_text_stack
+from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.item_id import ItemIdEncoder
 from mmrec.encoders.precomputed import PrecomputedEncoder
-from mmrec.encoders.timm_image import TimmModel, timm_image_encoder
-from mmrec.encoders.transformers_text import transformers_text_encoder
-from tests.encoders.tiny_models import VOCABULARY, bert, efficientnet, open_clip_folder, vit
+from mmrec.encoders.text import TextEncoder
+from mmrec.encoders.timm_image import TimmStack
+from mmrec.encoders.transformers_text import TransformersStack
+from mmrec.encoders.work import EncodingWork
+from tests.encoders.tiny_models import MEAN, STD, VOCABULARY, bert, efficientnet, open_clip_folder, vit
 
 HALF = (0.5, 0.5, 0.5)
 LENGTHS = [3, 9, 4, 12, 7, 4]
@@ -43,7 +46,7 @@ def _pictures(side: int) -> ImageContent:
 
 
 def _timm(model: nn.Module, side: int, cut: int, grid: int = 0) -> ContentEncoder:
-    return timm_image_encoder(TimmModel(model, HALF, HALF, side), trunk_blocks=cut, token_grid=grid)
+    return ImageEncoder(TimmStack(model, side=side), trunk_blocks=cut, mean=HALF, std=HALF, token_grid=grid)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +58,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kinds(clip: Path) -> dict[str, Kind]:
     pair = load_open_clip(str(clip))
     return {
-        "bert": Kind(lambda k: transformers_text_encoder(bert(), trunk_blocks=k), lambda: _texts(len(VOCABULARY)), 3),
+        "bert": Kind(
+            lambda k: TextEncoder(TransformersStack(bert()), trunk_blocks=k), lambda: _texts(len(VOCABULARY)), 3
+        ),
         "vit": Kind(lambda k: _timm(vit(), 32, k, grid=2), lambda: _pictures(32), 3),
         "efficientnet": Kind(lambda k: _timm(efficientnet(), 64, k), lambda: _pictures(64), 7),
         "clip_text": Kind(
-            lambda k: open_clip_text_encoder(copy.deepcopy(pair), trunk_blocks=k), lambda: _texts(400), 2
+            lambda k: TextEncoder(open_clip_text_stack(copy.deepcopy(pair)), trunk_blocks=k), lambda: _texts(400), 2
         ),
         "clip_image": Kind(
-            lambda k: open_clip_image_encoder(copy.deepcopy(pair), trunk_blocks=k, token_grid=3),
+            lambda k: ImageEncoder(
+                open_clip_image_stack(copy.deepcopy(pair)), trunk_blocks=k, mean=MEAN, std=STD, token_grid=3
+            ),
             lambda: _pictures(32),
             2,
         ),
@@ -236,6 +243,21 @@ class TestEveryTrunk:
             for parameter in trainable(encoder).values():
                 parameter.add_(1.0)
         assert encoder.trunk_fingerprint() == before
+
+
+@pytest.mark.parametrize(("name", "cut"), CUTS)
+def test_contents_are_counted_once_and_tokens_wherever_they_run(kinds: dict[str, Kind], name: str, cut: int) -> None:
+    encoder, content = kinds[name].make(cut).eval(), kinds[name].content()  # type: ignore[attr-defined]
+    work = encoder.work
+    assert work == EncodingWork(), "freezing runs the network, which nobody asked for"
+    encoder(content)
+    assert work.encoded == len(content)
+    assert work.padded_tokens >= work.real_tokens >= len(content)
+    if cut:
+        below, before = encoder.trunk(content), work.copy()
+        encoder(below)
+        live = work.since(before)
+        assert (live.encoded, live.real_tokens > 0) == (0, cut < kinds[name].blocks)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in NETWORKS])

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmrec.batch import ImageContent
 from mmrec.encoders.image import ImageEncoder
-from mmrec.encoders.timm_image import TimmModel, TimmStack, load_timm_model, timm_image_encoder
+from mmrec.encoders.timm_image import TimmStack, load_timm_model
 from mmrec.encoders.tuning import choose_trunk_blocks
 from mmrec.errors import ConfigError
 from tests.encoders.tiny_models import VIT_SHAPE, efficientnet, lively, vit
@@ -44,7 +44,7 @@ def pictures(side: int, count: int = 2) -> torch.Tensor:
 
 
 def encode(model: nn.Module, side: int, cut: int, grid: int = 0) -> ImageEncoder:
-    return timm_image_encoder(TimmModel(model, HALF, HALF, side), trunk_blocks=cut, token_grid=grid)
+    return ImageEncoder(TimmStack(model, side=side), trunk_blocks=cut, mean=HALF, std=HALF, token_grid=grid)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_pictures_are_normalised_inside() -> None:
         def forward_features(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    loaded = TimmModel(Given(), mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0), side=1)
-    encoder = timm_image_encoder(loaded, trunk_blocks=1)
+    stack = TimmStack(Given(), side=1)
+    encoder = ImageEncoder(stack, trunk_blocks=1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0))
     encoder.model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     tokens = encoder(ImageContent(torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)))
     torch.testing.assert_close(tokens.states, torch.tensor([[1.0, -1.0, (0.2 - 1.0) / 2.0]]))
@@ -167,7 +167,8 @@ def test_a_saved_folder_comes_back(folder: Path) -> None:
 
 def test_position_embeddings_follow_the_side(folder: Path) -> None:
     loaded = load_timm_model(str(folder), side=48)
-    encoder = timm_image_encoder(loaded, trunk_blocks=3)
+    assert loaded.side == 48
+    encoder = encode(loaded.model, 48, 3)
     assert encoder(ImageContent(pictures(48))).lengths.tolist() == [37, 37]
 
 

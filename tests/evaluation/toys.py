@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmrec.evaluation.crossmodal import FROZEN, CrossModal, Questions, crossmodal_tables, space_scores
+from mmrec.evaluation.significance import Bootstrap
 from mmrec.feed.catalogue import NO_CAPTION, Captions, Catalogue, Pictures
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Kind, Split
@@ -97,6 +99,18 @@ def catalogue_of(
             hashes=np.zeros((len(real), 16), np.uint8),
         ),
         first_seen=np.array(first_seen if first_seen is not None else [0] * len(captions), dtype=np.int64),
+    )
+
+
+def crossmodal_of(*, unseen: bool = True) -> CrossModal:
+    """Twelve posts asked about: the model knows every pair, the frozen features take each for its neighbour."""
+    pairs = {"model": torch.eye(12), FROZEN: torch.eye(12).roll(1, dims=0)}
+    return crossmodal_tables(
+        {name: space_scores(torch.eye(12), image) for name, image in pairs.items()},
+        Questions(np.arange(12), np.arange(12, 1512), unseen),
+        captions=np.arange(12),
+        pictures=np.arange(12),
+        bootstrap=Bootstrap(resamples=20),
     )
 
 

@@ -74,9 +74,9 @@ class TestCatalogue:
         for name, encoder in (("text", text), ("image", image)):
             live = LiveTrunk(encoder, sources[name], assembly.config.train.trunk_dtype, CPU)
             modalities[name] = Modality(modalities[name].links, live)
-        before = text.work.contents, image.work.contents
+        before = text.work.encoded, image.work.encoded
         found = encode_catalogue(assembly.model, ItemReader(modalities), assembly.all_rows, device=CPU)
-        after = text.work.contents, image.work.contents
+        after = text.work.encoded, image.work.encoded
         assert (after[0] - before[0], after[1] - before[1]) == (len(catalogue.captions), len(catalogue.pictures))
         np.testing.assert_allclose(found.numpy(), recommender.item_embeddings(), atol=1e-5)
 

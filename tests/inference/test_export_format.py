@@ -83,7 +83,7 @@ class TestFolder:
 
     def test_opens(self, folder: Path) -> None:
         found = VectorFolder.open(folder)
-        found.verify()
+        found.verify("items.parquet")
         assert found.format == VectorFormat(has_bias=True)
         assert found.vectors("items")[0].tolist() == IDS
         assert found.table().columns.tolist() == ["item_id", "colour"]
@@ -99,11 +99,11 @@ class TestFolder:
         found = VectorFolder.open(folder)
         with (folder / "items.parquet").open("ab") as file:
             file.write(b"x")
-        with pytest.raises(ArtifactError, match=r"changed items\.parquet"):
-            found.verify()
+        with pytest.raises(ArtifactError, match=r"items\.parquet as it was exported, got a missing or changed file"):
+            found.verify("items.parquet")
         (folder / "items.parquet").unlink()
-        with pytest.raises(ArtifactError, match=r"missing or changed items\.parquet"):
-            found.verify()
+        with pytest.raises(ArtifactError, match=r"items\.parquet as it was exported, got a missing or changed file"):
+            found.verify("items.parquet")
         with pytest.raises(ArtifactError, match=r"a file of vectors.*items\.parquet"):
             found.vectors("items")
 

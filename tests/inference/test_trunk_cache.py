@@ -12,8 +12,11 @@ import torch
 
 from mmrec.batch import Content, ImageContent, TextContent, TokenStates
 from mmrec.encoders.base import ContentEncoder, mean_tokens
-from mmrec.encoders.timm_image import TimmModel, timm_image_encoder
-from mmrec.encoders.transformers_text import transformers_text_encoder
+from mmrec.encoders.image import ImageEncoder
+from mmrec.encoders.text import TextEncoder
+from mmrec.encoders.timm_image import TimmStack
+from mmrec.encoders.transformers_text import TransformersStack
+from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ArtifactError
 from mmrec.feed.items import ContentSource
 from mmrec.inference import trunk_cache
@@ -81,11 +84,11 @@ def hashes(count: int, *, first: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def text(cut: int = 2) -> ContentEncoder:
-    return transformers_text_encoder(bert(), trunk_blocks=cut).eval()
+    return TextEncoder(TransformersStack(bert()), trunk_blocks=cut).eval()
 
 
 def image(cut: int = 2) -> ContentEncoder:
-    return timm_image_encoder(TimmModel(vit(), HALF, HALF, 32), trunk_blocks=cut, token_grid=2).eval()
+    return ImageEncoder(TimmStack(vit(), side=32), trunk_blocks=cut, mean=HALF, std=HALF, token_grid=2).eval()
 
 
 def build(encoder: ContentEncoder, source: ContentSource, folder: Path, **changes: object) -> TrunkCache:
@@ -153,7 +156,15 @@ def test_a_second_run_encodes_nothing(tmp_path: Path) -> None:
     assert encoder.contents == 31
     rows = np.arange(30)
     assert torch.equal(first.gather(rows).states, second.gather(rows).states)
-    assert second.hits == 30
+    assert (first.work.cache_hits, second.work.cache_hits) == (30, 30)
+
+
+def test_hits_are_counted_beside_what_the_encoder_runs(tmp_path: Path) -> None:
+    work = EncodingWork()
+    cache = build(text(), Texts(30), tmp_path, work=work)
+    cache.gather(np.array([3, 4]))
+    cache.gather(np.array([4, 0, 1]))
+    assert work == EncodingWork(cache_hits=5)
 
 
 def test_a_catalogue_that_grew_is_encoded_where_it_is_new(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def contents(recommender: Recommender) -> tuple[int, int]:
     text, image = (recommender.assembly.encoders[name].module for name in ("text", "image"))
     assert isinstance(text, TextEncoder)
     assert isinstance(image, ImageEncoder)
-    return text.work.contents, image.work.contents
+    return text.work.encoded, image.work.encoded
 
 
 class TestOnce:

@@ -40,6 +40,20 @@ class Recorder:
         self.closed += 1
 
 
+@dataclass
+class Counted:
+    """Items of batches since they were last read."""
+
+    items: int = 0
+
+    def count(self, batch: HistoryBatch) -> None:
+        self.items += len(batch.items)
+
+    def read(self) -> dict[str, float]:
+        found, self.items = float(self.items), 0
+        return {"items": found}
+
+
 def run(
     tiny: TinyTraining, chosen: TrainSettings, *, recorder: Recorder | None = None, resume: bool = False
 ) -> TrainResult:
@@ -59,7 +73,7 @@ def run(
 
 
 def test_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
-    tiny, recorder, reports = TinyTraining(tmp_path), Recorder(), list[StepReport]()
+    tiny, recorder, reports, work = TinyTraining(tmp_path), Recorder(), list[StepReport](), Counted()
     tiny.model.dropout.p = 0.0
     result = train(
         model=tiny.model,
@@ -69,7 +83,7 @@ def test_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
         settings=settings(epochs=2, accumulate=1, checkpoint_steps=0),
         folder=tmp_path,
         accelerator=tiny.accelerator,
-        describe_batch=lambda batch: {"distinct_share": len(batch.items) / 24},
+        work=work,
         trackers=[recorder],
         progress=reports.append,
     )
@@ -77,8 +91,8 @@ def test_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
     assert len(steps) == result.steps == 24
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     wanted = {"loss", "loss/own", "loss/rest", "learning_rate", "gradient_norm", "skipped_batches"}
-    assert set(steps[0]) == wanted | {"targets_per_second", "data_wait_share", "work/distinct_share"}
-    assert steps[0]["work/distinct_share"] == ITEMS / 24
+    assert set(steps[0]) == wanted | {"targets_per_second", "data_wait_share", "work/items"}
+    assert [values["work/items"] for values in steps] == [ITEMS] * 24
     assert steps[0]["targets_per_second"] > 0
     assert 0 <= steps[0]["data_wait_share"] <= 1
     assert [report.step for report in reports] == list(range(1, 25))
@@ -87,6 +101,26 @@ def test_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
     assert result.best_metric is None
     assert result.best_checkpoint == result.last_checkpoint == best_checkpoint(tmp_path)
     assert result.seconds > 0
+
+
+def test_work_is_counted_for_every_batch_and_read_for_every_record(tmp_path: Path) -> None:
+    tiny, recorder = TinyTraining(tmp_path), Recorder()
+    train(
+        model=tiny.model,
+        loss=tiny_loss,
+        optimizer=tiny.optimizer,
+        loader=TinyLoader((5, 3, 4, 2, 0)),
+        settings=replace(settings(epochs=2, accumulate=2), log_steps=3),
+        folder=tmp_path,
+        accelerator=tiny.accelerator,
+        work=Counted(),
+        trackers=[recorder],
+    )
+    # Three steps an epoch: batches 1 and 2, 3 and 4, and 5 alone.
+    assert [(step, values["work/items"]) for step, values in recorder.logged if "work/items" in values] == [
+        (3, 5 * ITEMS),
+        (6, 5 * ITEMS),
+    ]
 
 
 @dataclass(frozen=True)
