@@ -151,6 +151,10 @@ def standard_baselines(
     }
     if vectors:
         found["content-kNN"] = ContentKnn(vectors, present, cases, histories)
+    if len(vectors) > 1:
+        # One modality may do better than both: the other can be noise.
+        for name in vectors:
+            found[f"content-kNN ({name})"] = ContentKnn({name: vectors[name]}, present, cases, histories)
     return found
 
 

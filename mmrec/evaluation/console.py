@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from mmrec.evaluation.comparison import Comparison
 from mmrec.evaluation.crossmodal import CUTOFFS, FROZEN, MIN_UNSEEN, CrossModal
 from mmrec.evaluation.results import EvaluationReport, SettingResult
+from mmrec.evaluation.significance import Difference, Estimate
 
 HEADLINE_METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10")
+INTERVAL_METRICS = ("hr@10", "ndcg@10")
+"""Those that a terminal has the width to show with their intervals."""
+COMPARED_METRIC = "ndcg@10"
 CROSSMODAL_METRIC = "recall@10"
 
 
@@ -29,8 +33,7 @@ def text_tables(report: EvaluationReport, *, metrics: Sequence[str] = HEADLINE_M
     if report.knockouts:
         rows = []
         for entry in report.knockouts:
-            losses = [entry.losses[metric] for metric in metrics]
-            rows.append([entry.name, *(f"{loss.mean:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]" for loss in losses)])
+            rows.append([entry.name, *(_gap(entry.losses[metric]) for metric in metrics)])
         tables.append(TextTable("what each knock-out costs", ["knock-out", *metrics], rows))
     if report.crossmodal is not None:
         tables.append(_crossmodal(report.crossmodal))
@@ -47,8 +50,7 @@ def comparison_tables(
         for metric in metrics:
             entry = found[metric]
             gap = entry.difference
-            interval = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            rows.append([metric, f"{entry.first:.4f}", f"{entry.second:.4f}", interval, f"{gap.p_value:.3f}"])
+            rows.append([metric, f"{entry.first:.4f}", f"{entry.second:.4f}", _gap(gap), f"{gap.p_value:.3f}"])
         tables.append(TextTable(setting, ["metric", first, second, "difference", "p"], rows))
     return tables
 
@@ -56,12 +58,21 @@ def comparison_tables(
 def _setting(report: EvaluationReport, setting: SettingResult, metrics: Sequence[str]) -> TextTable:
     rows = []
     for row in setting.rows:
-        values = [row.metrics[metric] for metric in metrics]
-        cells = [f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" for value in values]
-        rows.append([row.scorer, *cells, f"{row.expected['ndcg@10']:.4f}", f"{row.coverage:.1%}", f"{row.gini:.2f}"])
+        cells = [
+            _interval(row.metrics[metric]) if metric in INTERVAL_METRICS else f"{row.metrics[metric].mean:.4f}"
+            for metric in metrics
+        ]
+        ahead = _gap(row.ahead[COMPARED_METRIC]) if row.ahead else ""
+        rows.append([row.scorer, *cells, ahead, f"{row.coverage:.1%}", f"{row.gini:.2f}"])
     rows.append(["chance", *(f"{setting.chance[metric]:.4f}" for metric in metrics), "", "", ""])
     length = setting.list_length
-    header = ["scorer", *metrics, "ndcg@10, expected ties", f"coverage@{length}", f"gini@{length}"]
+    header = [
+        "scorer",
+        *metrics,
+        f"{report.model} ahead ({COMPARED_METRIC})",
+        f"coverage@{length}",
+        f"gini@{length}",
+    ]
     return TextTable(f"{report.split} {report.part}: {setting.name}", header, rows, setting_notes(report, setting))
 
 
@@ -70,19 +81,26 @@ def _crossmodal(found: CrossModal) -> TextTable:
     rows, notes = [], crossmodal_notes(found)
     for table in found.tables:
         for row in table.rows:
-            values = [row.recall[name] for name in names]
-            cells = [f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" for value in values]
+            cells = [_interval(row.recall[name]) for name in names]
             rows.append([table.direction, row.scorer, *cells, f"{row.median_rank:,.0f}"])
             if row.ahead:
                 gap = row.ahead[CROSSMODAL_METRIC]
                 notes.append(
                     f"{CROSSMODAL_METRIC}, {table.direction}: {table.rows[0].scorer} minus {row.scorer} "
-                    f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], p {gap.p_value:.3f}."
+                    f"{_gap(gap)}, p {gap.p_value:.3f}."
                 )
         chance = [f"{table.chance[name]:.4f}" for name in names]
         rows.append([table.direction, "chance", *chance, f"{table.chance_median_rank:,.0f}"])
     header = ["direction", "scorer", *names, "median rank"]
     return TextTable("a caption finds its own picture", header, rows, notes)
+
+
+def _interval(value: Estimate) -> str:
+    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def _gap(value: Difference) -> str:
+    return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
 
 
 def crossmodal_notes(found: CrossModal) -> list[str]:

@@ -136,6 +136,20 @@ def test_standard_baselines_give_the_bonus_only_where_training_repeats() -> None
             assert len(rank_cases(scorer, cases, histories, Setting("all")).cases) == 2
 
 
+def test_each_modality_is_a_baseline_of_its_own() -> None:
+    histories = histories_of([[0, 1, 2], [1, 0, 2]])
+    cases = cases_of(histories, [1, 1], num_items=3)
+    vectors = {"text": torch.eye(3), "image": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])}
+    present = {name: torch.ones(3, dtype=torch.bool) for name in vectors}
+    found = standard_baselines(
+        cases, histories, split_of(histories, cases).train_events, vectors=vectors, present=present
+    )
+    assert list(found)[3:] == ["content-kNN", "content-kNN (text)", "content-kNN (image)"]
+    for name in vectors:
+        alone = ContentKnn({name: vectors[name]}, present, cases, histories)
+        torch.testing.assert_close(found[f"content-kNN ({name})"].scores(EACH), alone.scores(EACH))
+
+
 def test_empty_history() -> None:
     histories = histories_of([[0], [1, 2]])
     cases = cases_of(histories, [1, 1], num_items=3)
