@@ -50,7 +50,7 @@ def comparison_tables(
         for metric in metrics:
             entry = found[metric]
             gap = entry.difference
-            rows.append([metric, f"{entry.first:.4f}", f"{entry.second:.4f}", _gap(gap), f"{gap.p_value:.3f}"])
+            rows.append([metric, _figure(entry.first), _figure(entry.second), _gap(gap), f"{gap.p_value:.3f}"])
         tables.append(TextTable(setting, ["metric", first, second, "difference", "p"], rows))
     return tables
 
@@ -59,12 +59,12 @@ def _setting(report: EvaluationReport, setting: SettingResult, metrics: Sequence
     rows = []
     for row in setting.rows:
         cells = [
-            _interval(row.metrics[metric]) if metric in INTERVAL_METRICS else f"{row.metrics[metric].mean:.4f}"
+            _interval(row.metrics[metric]) if metric in INTERVAL_METRICS else _figure(row.metrics[metric].mean)
             for metric in metrics
         ]
         ahead = _gap(row.ahead[COMPARED_METRIC]) if row.ahead else ""
         rows.append([row.scorer, *cells, ahead, f"{row.coverage:.1%}", f"{row.gini:.2f}"])
-    rows.append(["chance", *(f"{setting.chance[metric]:.4f}" for metric in metrics), "", "", ""])
+    rows.append(["chance", *(_figure(setting.chance[metric]) for metric in metrics), "", "", ""])
     length = setting.list_length
     header = [
         "scorer",
@@ -89,18 +89,24 @@ def _crossmodal(found: CrossModal) -> TextTable:
                     f"{CROSSMODAL_METRIC}, {table.direction}: {table.rows[0].scorer} minus {row.scorer} "
                     f"{_gap(gap)}, p {gap.p_value:.3f}."
                 )
-        chance = [f"{table.chance[name]:.4f}" for name in names]
+        chance = [_figure(table.chance[name]) for name in names]
         rows.append([table.direction, "chance", *chance, f"{table.chance_median_rank:,.0f}"])
     header = ["direction", "scorer", *names, "median rank"]
     return TextTable("a caption finds its own picture", header, rows, notes)
 
 
+def _figure(value: float, *, sign: str = "") -> str:
+    """Return four digits without the zero before the point, which says nothing and costs a column its width."""
+    return f"{value:{sign}.4f}".replace("0.", ".", 1)
+
+
 def _interval(value: Estimate) -> str:
-    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+    return f"{_figure(value.mean)} [{_figure(value.low)}, {_figure(value.high)}]"
 
 
 def _gap(value: Difference) -> str:
-    return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
+    mean, low, high = (_figure(figure, sign="+") for figure in (value.mean, value.low, value.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def crossmodal_notes(found: CrossModal) -> list[str]:

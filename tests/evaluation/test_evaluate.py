@@ -175,7 +175,8 @@ def test_text_tables_are_whole() -> None:
     for table in tables:
         assert all(len(row) == len(table.header) for row in table.rows)
     first = report.headline.rows[0].metrics["hr@10"]
-    assert tables[0].rows[0][:2] == ["model", f"{first.mean:.4f} [{first.low:.4f}, {first.high:.4f}]"]
+    assert first.high == 1
+    assert tables[0].rows[0][:2] == ["model", f".{first.mean * 1e4:04.0f} [.{first.low * 1e4:04.0f}, 1.0000]"]
     assert tables[0].rows[-1][0] == "chance"
 
 
@@ -185,7 +186,7 @@ def test_text_table_of_captions_against_pictures() -> None:
     assert all(len(row) == len(table.header) for row in table.rows)
     for rows, direction in ((table.rows[:3], "caption to picture"), (table.rows[3:], "picture to caption")):
         model, frozen, chance = rows
-        sure, never = "1.0000 [1.0000, 1.0000]", "0.0000 [0.0000, 0.0000]"
+        sure, never = "1.0000 [1.0000, 1.0000]", ".0000 [.0000, .0000]"
         assert model == [direction, "model", sure, sure, sure, "1"]
         assert frozen == [direction, "frozen features + ridge", never, never, sure, "12"]
         assert chance == [direction, "chance", f"{1 / 12:.4f}", f"{10 / 12:.4f}", "1.0000", "6"]
