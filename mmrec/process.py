@@ -6,7 +6,8 @@ import os
 import sys
 
 _MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    # Larger blocks are few in a step, and of a size that differs from batch to batch: kept, they would leave holes.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 26),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }

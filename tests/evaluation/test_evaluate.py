@@ -189,7 +189,7 @@ def test_text_table_of_captions_against_pictures() -> None:
         sure, never = "1.0000 [1.0000, 1.0000]", ".0000 [.0000, .0000]"
         assert model == [direction, "model", sure, sure, sure, "1"]
         assert frozen == [direction, "frozen features + ridge", never, never, sure, "12"]
-        assert chance == [direction, "chance", f"{1 / 12:.4f}", f"{10 / 12:.4f}", "1.0000", "6"]
+        assert chance == [direction, "chance", ".0833", ".8333", "1.0000", "6"]
     assert "12 posts are asked about" in table.notes[0]
     assert "Fewer than 100 posts are new to training" in table.notes[0]
     assert "from 1,500 other posts" in table.notes[2]
