@@ -1,10 +1,15 @@
-"""Make a few posts that the demo's feed does not hold, and requests that ask some of its users about them."""
+"""Make a few posts that the demo's feed does not hold, requests that ask some of its users about them, and a grown feed.
+
+The grown feed is the demo's with the new posts added, as a site's feed is the day after.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import json
+import os
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from data_tools.synthesize import SynthesizeOptions, synthesize
 
 
 def main() -> None:
-    """Write DEMO/new and DEMO/new/requests.jsonl, or print the first new caption."""
+    """Write DEMO/new, DEMO/new/requests.jsonl and DEMO/grown_feed, or print the first new caption."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="folder of the demo")
     parser.add_argument("--number", type=int, default=5, help="new posts")
@@ -39,6 +44,24 @@ def main() -> None:
     ]
     lines = [json.dumps({"request_id": user, "user_id": user, "candidates": candidates}) for user in users]
     (new / "requests.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    grow(asked.demo / "feed", asked.demo / "grown_feed", posts=posts[: asked.number], pictures=new / "images")
+
+
+def grow(feed: Path, out: Path, *, posts: list[dict[str, str]], pictures: Path) -> None:
+    """Write a feed with a few more posts, ``new-0`` and so on; pictures are linked, not copied."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(feed, out, copy_function=os.link, ignore=shutil.ignore_patterns("truth", "items.csv"))
+    with (feed / "items.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        names, rows = list(reader.fieldnames or []), list(reader)
+    for number, post in enumerate(posts):
+        rows.append(post | {"item_id": f"new-{number}", "published_at": rows[0]["published_at"], "image": ""})
+        picture = next(pictures.glob(f"{post['item_id']}*"))
+        shutil.copyfile(picture, out / "images" / f"new-{number}{picture.suffix}")
+    with (out / "items.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
