@@ -31,10 +31,10 @@ from mmrec.build_training import build_loader, build_loss, build_optimizer, buil
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.config import Config, dump_config
 from mmrec.errors import ArtifactError, ConfigError, near_names
-from mmrec.evaluation.calibration import best_repeat_bonus
+from mmrec.evaluation.calibration import calibrated_metrics
 from mmrec.evaluation.evaluate import validation_metrics
 from mmrec.evaluation.metrics import metric_names
-from mmrec.evaluation.settings import shows_repeats
+from mmrec.evaluation.settings import settings_of
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Split
@@ -188,7 +188,6 @@ def _train(
     meter: Meter,
 ) -> TrainResult:
     config, model, histories = assembly.config, assembly.model, assembly.histories
-    calibrates = config.objective.kind not in VALUE_LOSSES and shows_repeats(split, cases, histories)
     negatives = split.trainable_items(histories, assembly.catalogue.first_seen)
     loader = build_loader(config, histories, split, assembly.reader, negatives=negatives)
     loss = build_loss(
@@ -216,16 +215,21 @@ def _train(
             history_length=config.train.history_length,
             device=assembly.device,
         )
-
-        def measure(bonus: float) -> Mapping[str, float]:
-            model.scorer.repeat_bonus.fill_(bonus)
-            found = validation_metrics(
-                scorer, cases, histories, split, first_seen=assembly.catalogue.first_seen, names=metrics
+        first_seen = assembly.catalogue.first_seen
+        if config.objective.kind in VALUE_LOSSES:
+            headline = settings_of(split, cases, histories)[0]
+            found = validation_metrics(scorer, cases, histories, headline, first_seen=first_seen, names=metrics)
+        else:
+            found = calibrated_metrics(
+                scorer,
+                cases,
+                histories,
+                split,
+                set_bonus=model.scorer.repeat_bonus.fill_,
+                metric=config.train.metric,
+                names=metrics,
+                first_seen=first_seen,
             )
-            return {**found, "repeat_bonus": bonus}
-
-        found = best_repeat_bonus(measure, metric=config.train.metric) if calibrates else measure(0.0)
-        model.scorer.repeat_bonus.fill_(found["repeat_bonus"])
         notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
         return found
 

@@ -31,23 +31,21 @@ def validation_metrics(
     scorer: CaseScorer,
     cases: Cases,
     histories: Histories,
-    split: Split,
+    setting: Setting,
     *,
     first_seen: npt.NDArray[np.int64] | None = None,
     names: Sequence[str] = LIGHT_METRICS,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> dict[str, float]:
-    """Return a few means under the headline setting, without intervals or baselines: the path of training.
+    """Return a few means under one setting, without intervals or baselines: the path of training.
 
     Args:
-        first_seen: shape (items,), of the catalogue; needed where the split asks for existing items only.
+        first_seen: shape (items,), of the catalogue; needed where the setting asks for existing items only.
         names: metrics such as ``ndcg@10``, at any cut-off.
 
     Raises:
-        FeedError: no cases.
         ArtifactError: a score is NaN.
     """
-    setting = settings_of(split, cases, histories)[0]
     ranks = rank_cases(scorer, cases, histories, setting, first_seen=first_seen, top_k=1, chunk_elements=chunk_elements)
     cutoffs = sorted({int(name.partition("@")[2]) for name in names})
     values = case_metrics(ranks.places, cutoffs=cutoffs)

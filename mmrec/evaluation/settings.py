@@ -33,12 +33,6 @@ def settings_of(split: Split, cases: Cases, histories: Histories) -> list[Settin
     return [kept, filtered] if _any_repeat(cases, histories) else [filtered, kept]
 
 
-def shows_repeats(split: Split, cases: Cases, histories: Histories) -> bool:
-    """Whether the headline of a split ranks what a user had among the candidates."""
-    headline = settings_of(split, cases, histories)[0]
-    return headline.pool == "all" and not headline.filter_seen
-
-
 def _any_repeat(cases: Cases, histories: Histories) -> bool:
     number = len(cases.item_roles)
     seen = case_item_keys(cases.histories(histories), histories, num_items=number)

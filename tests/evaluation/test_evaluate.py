@@ -84,7 +84,10 @@ def test_every_scorer_goes_through_the_same_tables() -> None:
 
 def test_validation_metrics_equal_the_headline() -> None:
     cases, histories, split = feed()
-    light = validation_metrics(noisy(cases, histories, noise=0.5), cases, histories, split, names=["ndcg@10", "hr@7"])
+    headline = settings_of(split, cases, histories)[0]
+    light = validation_metrics(
+        noisy(cases, histories, noise=0.5), cases, histories, headline, names=["ndcg@10", "hr@7"]
+    )
     assert list(light) == ["ndcg@10", "hr@7"]
     assert light["ndcg@10"] == pytest.approx(run().headline.rows[0].metrics["ndcg@10"].mean)
 

@@ -47,8 +47,13 @@ def as_post(feed: TinyFeed, item_id: str) -> Post:
 
 
 def fresh(run: Path) -> Recommender:
-    """A recommender that remembers nothing."""
-    return Recommender.load(run, device="cpu")
+    """A recommender that remembers nothing, and whose scores are inner products and no more.
+
+    A post of the same content is not the very item that a history holds, so the repeat bonus would tell them apart.
+    """
+    recommender = Recommender.load(run, device="cpu")
+    recommender.assembly.model.scorer.repeat_bonus.zero_()
+    return recommender
 
 
 def scores(recommender: Recommender, candidates: list[Reference], user: str = "u01") -> np.ndarray:
