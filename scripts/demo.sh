@@ -25,10 +25,11 @@ say mmrec recommend "$out/runs/fused" -k 5 --out "$out/top.csv"
 say mmrec export "$out/runs/fused" --out "$out/vectors" --store faiss
 say mmrec search "$out/vectors" --text "$(python scripts/demo_posts.py "$out" --first-caption)" -k 3
 
-# The new posts join the feed: only they are encoded, and search finds them, without any training.
+# The new posts join the feed: only they get new vectors, and search finds them, without any training.
 say mmrec-data prepare "$out/grown_feed" --out "$out/grown" --caption title,description
 say mmrec export "$out/runs/fused" --feed "$out/grown" --out "$out/vectors" --store faiss --only-new
-say mmrec search "$out/vectors" --text "$(python scripts/demo_posts.py "$out" --first-caption)" -k 3
+say mmrec search "$out/vectors" --image "$(ls "$out"/grown_feed/images/new-0.*)" \
+  --text "$(python scripts/demo_posts.py "$out" --first-caption)" -k 3
 
 say python scripts/demo_summary.py "$out"
 echo
