@@ -55,9 +55,10 @@ def grow(feed: Path, out: Path, *, posts: list[dict[str, str]], pictures: Path) 
         reader = csv.DictReader(file)
         names, rows = list(reader.fieldnames or []), list(reader)
     for number, post in enumerate(posts):
-        rows.append(post | {"item_id": f"new-{number}", "published_at": rows[0]["published_at"], "image": ""})
         picture = next(pictures.glob(f"{post['item_id']}*"))
-        shutil.copyfile(picture, out / "images" / f"new-{number}{picture.suffix}")
+        place = f"images/new-{number}{picture.suffix}"
+        shutil.copyfile(picture, out / place)
+        rows.append(post | {"item_id": f"new-{number}", "published_at": rows[0]["published_at"], "image": place})
     with (out / "items.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()

@@ -33,6 +33,9 @@ from mmrec.storage import atomic_folder, file_hash, read_json, write_json
 
 StoreKind = Literal["none", "faiss"]
 IndexKind = Literal["flat", "hnsw"]
+LAST_SCALE = "last_scale"
+BIAS_IN_INDEX = 0.1
+"""Largest bias in a graph, beside content of length one."""
 INDEX_FILE = "items.faiss"
 CONTENT_HASH = "content_hash"
 _USERS = 2048
@@ -98,7 +101,7 @@ def export_run(
         if store == "faiss":
             with meter("index"):
                 _, kept = read_vectors(partial / "items.parquet", id_column=columns.ITEM_ID)
-                report = _write_index(partial / INDEX_FILE, kept, index)
+                report = _write_index(partial / INDEX_FILE, kept, index, temperature=_temperature(recommender, layout))
         for path in sorted(partial.iterdir()):
             files[path.name] = file_hash(path)
         write_json(
@@ -126,7 +129,7 @@ def export_run(
         "items encoded": recommender.items_encoded,
         "dim": int(vectors.shape[1]),
         "precision": precision,
-        **report,
+        **{name: value for name, value in report.items() if name != LAST_SCALE},
     }
 
 
@@ -218,14 +221,30 @@ def _write_users(folder: Path, recommender: Recommender, layout: VectorFormat, m
     _write_side(folder, "users", ids, layout.shape(np.concatenate(pieces)), layout, {})
 
 
-def _write_index(path: Path, vectors: npt.NDArray[np.float32], kind: IndexKind) -> dict[str, object]:
-    """Index vectors, and measure the index against exact search on a sample of the vectors themselves."""
+def _temperature(recommender: Recommender, layout: VectorFormat) -> float | None:
+    """Return by what a user's content is divided beside a bias of 1; None where vectors hold no bias."""
+    if not layout.has_bias or layout.normalised:
+        return None
+    return float(recommender.assembly.model.scorer.temperature().detach())
+
+
+def _write_index(
+    path: Path, vectors: npt.NDArray[np.float32], kind: IndexKind, *, temperature: float | None
+) -> dict[str, object]:
+    """Index vectors, and measure the index against exact search on a sample of questions.
+
+    Half of them ask for content alone, half as a user does, who counts the bias.
+    """
     from mmrec.search.faiss import FaissStore
 
-    store = FaissStore.build(vectors, kind=kind)
+    bias = float(np.abs(vectors[:, -1]).max(initial=0.0)) if temperature is not None else 0.0
+    scale = min(1.0, BIAS_IN_INDEX / bias) if bias and kind == "hnsw" else 1.0
+    store = FaissStore.build(vectors, kind=kind, last_scale=scale)
     store.save(path)
     chosen = np.random.default_rng(0).choice(len(vectors), min(SAMPLE, len(vectors)), replace=False)
-    queries, k = np.ascontiguousarray(vectors[chosen]), min(10, len(vectors))
+    queries, k = np.array(vectors[chosen]), min(10, len(vectors))
+    if temperature is not None:
+        queries[:, -1] = np.arange(len(queries)) % 2 * temperature
     start = time.perf_counter()
     found = store.search(queries, k=k)
     middle = time.perf_counter()
@@ -237,4 +256,5 @@ def _write_index(path: Path, vectors: npt.NDArray[np.float32], kind: IndexKind) 
         "recall@10": round(recall(found.rows, exact.rows), 4),
         "recall@10, ties counted": round(float(good.mean()), 4),
         "queries a second over exact": round((end - middle) / max(middle - start, 1e-9), 2),
+        LAST_SCALE: scale,
     }

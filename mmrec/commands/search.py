@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mmrec import columns
-from mmrec.commands.export import CONTENT_HASH, INDEX_FILE
+from mmrec.commands.export import CONTENT_HASH, INDEX_FILE, LAST_SCALE
 from mmrec.errors import RequestError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.posts import Post
@@ -116,7 +116,9 @@ def _store(folder: VectorFolder, matrix: npt.NDArray[np.float32]) -> Store:
         return ExactStore(matrix)
     from mmrec.search.faiss import FaissStore
 
-    return FaissStore.open(path)
+    about = folder.manifest.get("index")
+    scale = about.get(LAST_SCALE, 1.0) if isinstance(about, dict) else 1.0
+    return FaissStore.open(path, last_scale=float(scale))
 
 
 def _query(

@@ -19,11 +19,12 @@ class FaissStore:
 
     Args:
         index: the index; HNSW or flat.
+        last_scale: factor by which the last coordinate is smaller in the index; queries make up for it.
         effort: candidates an HNSW search keeps; more is slower and more exact.
     """
 
-    def __init__(self, index: faiss.Index, *, effort: int = 128) -> None:
-        self._index, self._effort = index, effort
+    def __init__(self, index: faiss.Index, *, last_scale: float = 1.0, effort: int = 128) -> None:
+        self._index, self._last_scale, self._effort = index, last_scale, effort
 
     @property
     def dim(self) -> int:
@@ -34,12 +35,14 @@ class FaissStore:
         return int(self._index.ntotal)
 
     @classmethod
-    def build(cls, vectors: Vectors, *, kind: Kind, neighbours: int = 32) -> FaissStore:
+    def build(cls, vectors: Vectors, *, kind: Kind, last_scale: float = 1.0, neighbours: int = 32) -> FaissStore:
         """Index vectors.
 
         Args:
             vectors: shape (vectors, dim).
             kind: ``flat`` or ``hnsw``.
+            last_scale: factor for the last coordinate.  Where it is a bias, left large, a graph links every vector to
+                the few with the highest bias, and a query that knows no bias is lost among them.
             neighbours: links of each vector in the HNSW graph.
         """
         dim = vectors.shape[1]
@@ -49,16 +52,20 @@ class FaissStore:
             index = faiss.IndexHNSWFlat(dim, neighbours, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = 200
         for start in range(0, len(vectors), 1 << 16):
-            index.add(np.ascontiguousarray(vectors[start : start + (1 << 16)], dtype=np.float32))
-        return cls(index)
+            index.add(_scaled(vectors[start : start + (1 << 16)], last_scale))
+        return cls(index, last_scale=last_scale)
 
     def save(self, path: Path) -> None:
         """Write the index to a file."""
         faiss.write_index(self._index, str(path))
 
     @classmethod
-    def open(cls, path: Path) -> FaissStore:
+    def open(cls, path: Path, *, last_scale: float = 1.0) -> FaissStore:
         """Open an index file by memory map.
+
+        Args:
+            path: what ``save`` wrote.
+            last_scale: as it was built with.
 
         Raises:
             ArtifactError: no such file, or not an index.
@@ -66,14 +73,14 @@ class FaissStore:
         if not path.is_file():
             raise ArtifactError("an index file", got="no file", where=str(path), fix="Export again with --store faiss.")
         try:
-            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), last_scale=last_scale)
         except RuntimeError as error:
             raise ArtifactError("a FAISS index", got=str(error)[:200], where=str(path)) from error
 
     def search(self, queries: Vectors, *, k: int, allowed: Mask | None = None) -> Hits:
         """Return the k best rows of each query; a filter that starves the graph is answered exactly."""
         check_queries(queries, dim=self.dim, k=k)
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        queries = _scaled(queries, 1 / self._last_scale)
         selector = None
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
@@ -93,3 +100,10 @@ class FaissStore:
 
     def _exact(self, queries: Vectors, *, k: int, allowed: Mask | None) -> Hits:
         return ExactStore(self._index.reconstruct_n(0, len(self))).search(queries, k=k, allowed=allowed)
+
+
+def _scaled(vectors: Vectors, last: float) -> Vectors:
+    """Return a contiguous copy with the last coordinate multiplied."""
+    copy = np.array(vectors, dtype=np.float32, order="C")
+    copy[:, -1] *= last
+    return copy

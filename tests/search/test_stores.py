@@ -62,6 +62,26 @@ class TestStoreContract:
             stores(tmp_path)[name].search(np.zeros((1, 3), np.float32), k=1)
 
 
+def test_a_large_bias_does_not_hide_content_from_the_graph(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    content = generator.normal(size=(2000, 16))
+    content /= np.linalg.norm(content, axis=1, keepdims=True)
+    bias = 5 * generator.normal(size=(2000, 1))
+    vectors = np.hstack([content, bias]).astype(np.float32)
+    asked = vectors[:200] * np.append(np.ones(16), 0).astype(np.float32)
+    user = vectors[200:400].copy()
+    user[:, -1] = 0.05  # a user's content over a temperature of 0.05 beside a bias of one
+    for queries in (asked, user):
+        exact = ExactStore(vectors).search(queries, k=10)
+        FaissStore.build(vectors, kind="hnsw", last_scale=0.01).save(tmp_path / "scaled.faiss")
+        scaled = FaissStore.open(tmp_path / "scaled.faiss", last_scale=0.01).search(queries, k=10)
+        assert recall(scaled.rows, exact.rows) > 0.98
+        products = np.take_along_axis(queries @ vectors.T, scaled.rows, axis=1)
+        np.testing.assert_allclose(scaled.scores, products, rtol=1e-4, atol=1e-5)
+    plain = FaissStore.build(vectors, kind="hnsw").search(asked, k=10)
+    assert recall(plain.rows, ExactStore(vectors).search(asked, k=10).rows) < 0.9
+
+
 def test_exact_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ExactStore(VECTORS).search(VECTORS[:7], k=9)
     monkeypatch.setattr("mmrec.search.index._CHUNK", 100)
