@@ -102,9 +102,7 @@ def search_vectors(
     query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, load=load)
     store = _store(folder, matrix)
     possible = len(ids) if allowed is None else int(allowed.sum())
-    hits = store.search(query.vector[None], k=min(k, len(ids)), allowed=allowed)
-    if len(query.had):
-        hits = _with_repeats(hits, query, matrix, allowed)
+    hits = _search(store, query, matrix, allowed, k=min(k, len(ids)))
     held = f"{possible} of {len(ids)} posts meet the conditions" if where.strip() else f"{possible} posts were exported"
     note = "" if possible >= k else f"only {held}, {k} were asked for"
     return _present(hits.rows[0], hits.scores[0], table, note)
@@ -134,7 +132,6 @@ def _query(
 ) -> _Query:
     layout = folder.format
     content = matrix.shape[1] - int(layout.has_bias and not layout.normalised)
-    known = {str(item_id): row for row, item_id in enumerate(ids)}
     directions, bias, bonus, had = [], 0.0, 0.0, np.zeros(0, dtype=np.int64)
     if text or images or user:
         recommender = load()
@@ -146,17 +143,18 @@ def _query(
             asked = recommender.scoring.users([Request("search", (), user_id=user)])
             if asked.error_messages[0] is not None:
                 raise RequestError("a known user", got=asked.error_messages[0], where="--user")
-            vector = layout.shape(asked.vectors.mean(dim=1).numpy())[0]
-            directions.append(vector[:content])
+            vector = asked.vectors.mean(dim=1).numpy()
+            directions.append(layout.shape(vector)[0, :content])
             # Scaled with the direction, so that user, bias and repeat bonus keep their proportion.
-            bias = 1.0 / max(float(np.linalg.norm(vector[:content])), 1e-12)
+            bias = 1.0 / max(float(np.linalg.norm(vector[0, :content])), 1e-12)
             bonus = bias * recommender.repeat_bonus
             past = [recommender.assembly.catalogue.item_ids[entry.row] for entry in asked.had[0]]
-            had = np.array(sorted({known[str(item_id)] for item_id in past if str(item_id) in known}), dtype=np.int64)
-    for item_id in items:
-        if item_id not in known:
+            rows = _rows(ids, past)
+            had = np.unique(rows[rows >= 0])
+    for item_id, row in zip(items, _rows(ids, items), strict=True):
+        if row < 0:
             raise RequestError("the id of an exported item", got=repr(item_id), where="--item")
-        directions.append(matrix[known[item_id], :content])
+        directions.append(matrix[row, :content])
     if not directions:
         raise RequestError("a text, a picture, an item or a user", got="nothing", where="search")
     units = [direction / max(float(np.linalg.norm(direction)), 1e-12) for direction in directions]
@@ -166,11 +164,19 @@ def _query(
     return _Query(vector, had, bonus / len(directions))
 
 
-def _with_repeats(
-    hits: Hits, query: _Query, matrix: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None
+def _rows(ids: npt.NDArray[np.object_], wanted: Sequence[object]) -> npt.NDArray[np.int64]:
+    """Return the rows of some ids, -1 for one that the export does not hold."""
+    if not wanted:
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray(pd.Index(ids).get_indexer(pd.Index([str(item_id) for item_id in wanted])), dtype=np.int64)
+
+
+def _search(
+    store: Store, query: _Query, matrix: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None, *, k: int
 ) -> Hits:
-    """Give what the user had its bonus: only those posts can move up, so the others that were found stay the best."""
-    k = hits.rows.shape[1]
+    """Find the k best rows, what the user had with its bonus; a negative one may push that many out of the first."""
+    found = min(k + len(query.had), len(matrix))
+    hits = store.search(query.vector[None], k=found, allowed=allowed)
     had = query.had if allowed is None else query.had[allowed[query.had]]
     others = ~np.isin(hits.rows[0], had)
     rows = np.concatenate([hits.rows[0][others], had])

@@ -52,6 +52,7 @@ def calibrated_metrics(
         set_bonus(bonus)
         return validation_metrics(scorer, cases, histories, setting, first_seen=first_seen, names=names)
 
-    bonuses = (0.0,) if split.kind == "cold_items" else REPEAT_BONUSES
-    best = max(bonuses, key=lambda bonus: measure(bonus, unfiltered)[metric])
+    best = 0.0
+    if split.kind != "cold_items":
+        best = max(REPEAT_BONUSES, key=lambda bonus: measure(bonus, unfiltered)[metric])
     return {**measure(best, settings[0]), REPEAT_BONUS: best}

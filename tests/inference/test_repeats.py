@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mmrec.commands.search import search_vectors
 from mmrec.feed.splits import Split
 from mmrec.inference.encoding import ModelScorer
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.scoring import Request
 from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint, write_checkpoint
 from tests.tiny_run import NUM_ITEMS, TinyFeed
 
@@ -22,16 +24,20 @@ BONUS = 2.5
 EVERYTHING = [f"p{row:02}" for row in range(NUM_ITEMS)]
 
 
-@pytest.fixture(scope="module")
-def repeating_run(content_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run, as if validation had found that people come back for what they had."""
-    run = shutil.copytree(content_run, tmp_path_factory.mktemp("runs") / "repeating")
+def with_bonus(content_run: Path, run: Path, bonus: float) -> Path:
+    """Copy a run, as if validation had found that people come back for what they had, or never do."""
+    shutil.copytree(content_run, run)
     name = best_checkpoint(run / "checkpoints").name
     checkpoint = read_checkpoint(run / "checkpoints" / name)
-    checkpoint.tensors[MODEL]["scorer.repeat_bonus"] = torch.tensor(BONUS)
+    checkpoint.tensors[MODEL]["scorer.repeat_bonus"] = torch.tensor(bonus)
     shutil.rmtree(run / "checkpoints" / name)
     write_checkpoint(run / "checkpoints" / name, checkpoint)
     return run
+
+
+@pytest.fixture(scope="module")
+def repeating_run(content_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_bonus(content_run, tmp_path_factory.mktemp("runs") / "repeating", BONUS)
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +102,30 @@ def test_search_gives_it_to_what_meets_the_conditions(repeating_run: Path, tmp_p
     price = everything.columns.index("price")
     expected = [row[1] for row in everything.rows if float(str(row[price])) > 12]
     assert [row[1] for row in dear.rows] == expected[:4]
+
+
+@pytest.mark.parametrize("bonus", [-20.0, -3.0, 3.0])
+@pytest.mark.parametrize("store", ["none", "faiss"])
+def test_search_ranks_as_recommend_does_whatever_the_bonus(
+    content_run: Path, tmp_path: Path, bonus: float, store: Literal["none", "faiss"]
+) -> None:
+    run = with_bonus(content_run, tmp_path / "run", bonus)
+    export_run(run, out=tmp_path / "vectors", store=store, device="cpu")
+    expected = Recommender.load(run, device="cpu").recommend(user_id="u08", k=6)["item_id"].tolist()
+    found = search_vectors(tmp_path / "vectors", user="u08", k=6, device="cpu")
+    assert [row[1] for row in found.rows] == expected
+
+
+def test_unit_vectors_keep_the_proportion_of_the_bonus(content_run: Path, tmp_path: Path) -> None:
+    run = with_bonus(content_run, tmp_path / "run", 3.0)
+    export_run(run, out=tmp_path / "vectors", normalise=True, device="cpu")
+    recommender = Recommender.load(run, device="cpu")
+    users = recommender.scoring.users([Request("u08", (), user_id="u08")])
+    length = np.linalg.norm(users.vectors[0, 0, : recommender.assembly.model.dim].numpy())
+    found = search_vectors(tmp_path / "vectors", user="u08", k=NUM_ITEMS, device="cpu")
+    shown = {str(row[1]): float(str(row[2])) for row in found.rows}
+    content = recommender.item_embeddings()[:, : recommender.assembly.model.dim]
+    cosines = content @ users.vectors[0, 0, : recommender.assembly.model.dim].numpy() / length
+    had = {entry.row for entry in users.had[0]}
+    for row, item_id in enumerate(EVERYTHING):
+        assert shown[item_id] == pytest.approx(cosines[row] + (3.0 / length) * (row in had), abs=1e-4)
