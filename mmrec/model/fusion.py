@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.model.tokens import ItemTokens
+from mmrec.model.dropout import Dropout
+from mmrec.model.tokens import ItemTokens, TokenBlock
 
 
 @runtime_checkable
@@ -66,12 +68,14 @@ class BottleneckFusion(nn.Module):
 
     def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
         """Return the items' vectors."""
-        base = self.base(tokens)
+        base, blocks = self.base(tokens), tokens.blocks()
+        order = torch.cat([block.items for block in blocks])
         # Each item asks with what its summaries already say, so that a caption decides which patches are read.
-        latents = self.latents + self.context(base).unsqueeze(1)
+        latents = self.latents + self.context(base.index_select(0, order)).unsqueeze(1)
         for layer in self.layers:
-            latents = layer(latents, tokens)
-        vectors: Tensor = self.norm(base + self.readout(self.latent_norm(latents).flatten(1)))
+            latents = layer(latents, blocks)
+        read = self.readout(self.latent_norm(latents).flatten(1)).index_select(0, order.argsort())
+        vectors: Tensor = self.norm(base + read)
         return vectors / math.sqrt(vectors.shape[1])
 
 
@@ -126,35 +130,53 @@ class GatedSummary(nn.Module):
 
 
 class BottleneckLayer(nn.Module):
-    """Latents read tokens, then think: pre-norm cross-attention and feed-forward."""
+    """Latents read tokens, then think: pre-norm cross-attention and feed-forward.
+
+    There are far fewer latents than tokens, so each head's key and value maps are applied on the side of the latents:
+    a query k' = K'q meets tokens as they are, and what is read of them passes V.  That is the same function with a
+    quarter of the arithmetic, and one copy of the tokens instead of keys and values.
+    """
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.query_norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.output = nn.Linear(dim, dim)
         self.hidden_norm = nn.LayerNorm(dim)
         self.hidden = Perceptron(input_dim=dim, hidden_dim=2 * dim, dim=dim, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
-        self, latents: Float[Tensor, "items latents dim"], tokens: ItemTokens
+        self, latents: Float[Tensor, "items latents dim"], blocks: Sequence[TokenBlock]
     ) -> Float[Tensor, "items latents dim"]:
-        """Return the latents after one layer."""
-        # Keys and values once per distinct content token; items share them through one gather.
-        block = functional.embedding(tokens.index, self.key_value(tokens.states))
-        keys, values = (self._by_head(half) for half in block.chunk(2, dim=2))
-        queries = self._by_head(self.query(self.query_norm(latents)))
-        mask = tokens.valid[:, None, None, :].expand(-1, 1, queries.shape[2], -1)
-        read = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        latents = latents + self.dropout(self.output(read.transpose(1, 2).flatten(2)))
+        """Return the latents after one layer.
+
+        Args:
+            latents: one row an item, in the order of the blocks.
+            blocks: all items' tokens.
+        """
+        key, value = self.key_value.weight.view(2, self.num_heads, self.head_dim, -1)
+        queries: Tensor = self.query(self.query_norm(latents))
+        queries = queries.view(*queries.shape[:2], self.num_heads, self.head_dim)
+        queries = torch.einsum("ilhd,hde->ilhe", queries, key).flatten(1, 2)
+        parts = zip(blocks, torch.split(queries, [len(block) for block in blocks]), strict=True)
+        read = torch.cat([self._read(part, block) for block, part in parts])
+        read = read.view(*latents.shape[:2], self.num_heads, latents.shape[2])
+        # A key's bias moves all scores of a query alike, so it does nothing; a value's passes, for weights sum to one.
+        values = torch.einsum("ilhe,hde->ilhd", read, value).flatten(2) + self.key_value.bias.chunk(2)[1]
+        latents = latents + self.dropout(self.output(values))
         return torch.add(latents, self.hidden(self.hidden_norm(latents)))
 
-    def _by_head(self, rows: Float[Tensor, "items tokens dim"]) -> Float[Tensor, "items heads tokens head_dim"]:
-        head_dim = rows.shape[2] // self.num_heads
-        return rows.view(*rows.shape[:2], self.num_heads, head_dim).transpose(1, 2)
+    def _read(self, queries: Float[Tensor, "rows queries dim"], block: TokenBlock) -> Float[Tensor, "rows queries dim"]:
+        """Average tokens by how well they answer each query."""
+        tokens = block.states.unsqueeze(1)
+        mask = block.valid[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
+        read: Tensor = functional.scaled_dot_product_attention(
+            queries.unsqueeze(1), tokens, tokens, attn_mask=mask, scale=self.head_dim**-0.5
+        )
+        return read.squeeze(1)
 
 
 class Perceptron(nn.Module):
@@ -167,7 +189,7 @@ class Perceptron(nn.Module):
         super().__init__()
         self.inner = nn.Linear(input_dim, 2 * hidden_dim)
         self.outer = nn.Linear(hidden_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         _start_small(self.outer)
 
     def forward(self, inputs: Float[Tensor, "*rows input_dim"]) -> Float[Tensor, "*rows dim"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmrec.batch import UserBatch
+from mmrec.model.dropout import Dropout
 from mmrec.model.instants import instant_ranks, mean_over, simultaneous, visible
 from mmrec.model.user_encoder import EventFeatures
 
@@ -29,7 +30,7 @@ class GruUserEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.features = EventFeatures(dim=dim, num_events=num_events, time_gaps=time_gaps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gru = nn.GRU(dim, dim, num_layers=num_layers, batch_first=True)
         self.output = nn.Linear(dim, dim)
         self.recent = nn.Parameter(torch.ones(dim))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -22,19 +22,6 @@ ITEM_ID = "item_id"
 
 
 @dataclass(frozen=True)
-class EncodedItems:
-    """Item vectors, and the tokens behind them.
-
-    Args:
-        vectors: shape (items, dim), before the scorer's normalisation.
-        tokens: of the content modalities; None where the model has only ids.
-    """
-
-    vectors: Float[Tensor, "items dim"]
-    tokens: ItemTokens | None
-
-
-@dataclass(frozen=True)
 class Views:
     """The same items from one modality at a time.
 
@@ -43,8 +30,21 @@ class Views:
         contents: modality to shape (pairs,), the distinct content each row shows (the first, of several pictures).
     """
 
-    vectors: Mapping[str, Tensor]
-    contents: Mapping[str, Tensor]
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    contents: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EncodedItems:
+    """Item vectors, and some of the items from one modality at a time.
+
+    Args:
+        vectors: shape (items, dim), before the scorer's normalisation.
+        views: empty where none were asked for or no item has both modalities.
+    """
+
+    vectors: Float[Tensor, "items dim"]
+    views: Views
 
 
 class ItemEncoder(nn.Module):
@@ -98,10 +98,17 @@ class ItemEncoder(nn.Module):
         """Return the items' vectors."""
         return self.encode(items).vectors
 
-    def encode(self, items: ItemBatch) -> EncodedItems:
-        """Return the items' vectors and the tokens behind them."""
+    def encode(self, items: ItemBatch, *, compare: tuple[str, ...] = (), most_compared: int = 0) -> EncodedItems:
+        """Return the items' vectors, and views of some of them.
+
+        Args:
+            items: distinct items.
+            compare: modalities; items that have them all are fused once more from each alone.  Nothing is encoded or
+                projected again.
+            most_compared: at most this many items, drawn at random.
+        """
         parts = self._visible_parts(items)
-        tokens = None
+        tokens, views = None, Views()
         if self.assembler is None or self.fusion is None:
             assert self.unknown is not None
             no_id = ~presence(parts, (ITEM_ID,), items.item_rows)
@@ -110,31 +117,27 @@ class ItemEncoder(nn.Module):
             shown = {name: parts[name] for name in self.modalities if name in parts}
             encoded = {name: self.encoder(name)(part.content) for name, part in shown.items()}
             tokens = self.assembler(shown, encoded, num_items=len(items))
-            vectors = self.fusion(tokens)
+            seen = self._views(tokens, compare, most_compared)
+            fused = self.fusion(tokens.joined(list(seen.values())))
+            vectors, *alone = torch.split(fused, [len(part) for part in (tokens, *seen.values())])
+            views = Views(
+                vectors=dict(zip(seen, alone, strict=True)),
+                contents={name: view.contents[:, self.modalities.index(name)] for name, view in seen.items()},
+            )
         if ITEM_ID in parts:
             vectors = vectors + self._id_residual(parts[ITEM_ID], tokens, num_items=len(items))
         if self.training:
             vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
-        return EncodedItems(vectors=vectors, tokens=tokens)
+        return EncodedItems(vectors=vectors, views=views)
 
-    def views(self, tokens: ItemTokens, *, modalities: tuple[str, str], limit: int) -> Views:
-        """Fuse items that have both modalities from each of them alone, without encoding anything again.
-
-        Args:
-            tokens: what ``encode`` returned.
-            modalities: the two to compare.
-            limit: at most this many items, drawn at random.
-        """
+    def _views(self, tokens: ItemTokens, modalities: tuple[str, ...], limit: int) -> dict[str, ItemTokens]:
+        """Return some items as if they had one modality only, for each of several that they all have."""
+        if not modalities:
+            return {}
         codes = {name: self.modalities.index(name) for name in modalities}
         both = tokens.present[:, list(codes.values())].all(dim=1).nonzero()[:, 0]
         both = both[torch.randperm(len(both), device=both.device)[:limit]]
-        if not len(both) or self.fusion is None:
-            return Views(vectors={}, contents={})
-        seen = {name: tokens.view(both, modality=code) for name, code in codes.items()}
-        return Views(
-            vectors={name: self.fusion(view) for name, view in seen.items()},
-            contents={name: tokens.contents[both, code] for name, code in codes.items()},
-        )
+        return {name: tokens.view(both, modality=code) for name, code in codes.items() if len(both)}
 
     @torch.no_grad()
     def calibrate(self, items: ItemBatch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmrec.batch import HistoryBatch, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
-from mmrec.model.item_encoder import EncodedItems, ItemEncoder, Views
+from mmrec.model.item_encoder import ItemEncoder
 from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.scorer import Scorer
 from mmrec.model.user_encoder import UserEncoder
@@ -77,10 +77,11 @@ class RecommenderModel(nn.Module):
 
     def forward(self, batch: HistoryBatch) -> ModelOutput:
         """Encode the batch's distinct items once; give each target the user vector that predicts it."""
-        encoded = self.item_encoder.encode(batch.items)
+        compare = self.contrastive_modalities if self.training and self.contrastive_items else ()
+        encoded = self.item_encoder.encode(batch.items, compare=compare, most_compared=self.contrastive_items)
         item_embeddings = self.scorer.item_vectors(encoded.vectors)
         states, habits = self._states(batch.users, item_embeddings)
-        views = self._views(encoded)
+        views = encoded.views
         return ModelOutput(
             item_embeddings=item_embeddings,
             target_vectors=self._target_vectors(states, habits, batch.targets),
@@ -110,10 +111,3 @@ class RecommenderModel(nn.Module):
         chosen = self.scorer.user_vectors(chosen + ~targets.together.unsqueeze(1) * again)
         known = (targets.time_index >= 0).unsqueeze(1)
         return torch.where(known, chosen, self.scorer.stranger_vector().to(chosen.dtype))
-
-    def _views(self, encoded: EncodedItems) -> Views:
-        if not (self.training and self.contrastive_items and encoded.tokens is not None):
-            return Views(vectors={}, contents={})
-        return self.item_encoder.views(
-            encoded.tokens, modalities=self.contrastive_modalities, limit=self.contrastive_items
-        )

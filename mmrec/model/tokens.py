@@ -1,4 +1,4 @@
-"""Token blocks of items: every token of every part of an item, side by side, without copying what items share.
+"""Tokens of items: every token of every part of an item, without copying what items share.
 
 Projection to the model's width happens once per distinct content token.  Items refer to these tokens by position, so
 one gather serves captions, patches and several pictures alike.
@@ -7,7 +7,7 @@ one gather serves captions, patches and several pictures alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,8 +17,29 @@ from torch.nn import functional
 
 from mmrec.batch import Movable, Parts, TokenStates
 from mmrec.encoders.base import mean_tokens
+from mmrec.model.dropout import drop
 
 EPSILON = 1e-5
+BLOCK_ITEMS, MOST_BLOCKS = 256, 8
+"""Items of a block, about, and blocks at most: each block is one more round of small kernels."""
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """Items of similar size, their tokens side by side.
+
+    Args:
+        items: shape (rows,), which items these are.
+        states: shape (rows, tokens, dim).
+        valid: shape (rows, tokens), False at padding; every item has a valid token.
+    """
+
+    items: Int[Tensor, " rows"]
+    states: Float[Tensor, "rows tokens dim"]
+    valid: Bool[Tensor, "rows tokens"]
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True)
@@ -28,8 +49,8 @@ class ItemTokens(Movable):
     Args:
         states: shape (total, dim), tokens end to end; the last one is the null token.
         modality: shape (total,), which modality each token is of, -1 for the null token.
-        index: shape (items, tokens), positions in ``states``; the null token where not valid.
-        valid: shape (items, tokens).  An item with nothing has the null token as its only valid one.
+        index: shape (references,), positions in ``states``: those of the first item, then those of the second, ...
+        counts: shape (items,), references of each item, at least one: an item with nothing has the null token.
         summaries: shape (items, modalities, dim), each modality's normalised mean; zero where absent.
         present: shape (items, modalities).
         contents: shape (items, modalities), the first distinct content the item shows, -1 where absent.
@@ -37,59 +58,105 @@ class ItemTokens(Movable):
 
     states: Float[Tensor, "total dim"]
     modality: Int[Tensor, " total"]
-    index: Int[Tensor, "items tokens"]
-    valid: Bool[Tensor, "items tokens"]
+    index: Int[Tensor, " references"]
+    counts: Int[Tensor, " items"]
     summaries: Float[Tensor, "items modalities dim"]
     present: Bool[Tensor, "items modalities"]
     contents: Int[Tensor, "items modalities"]
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.counts)
 
     def view(self, rows: Int[Tensor, " rows"], *, modality: int) -> ItemTokens:
-        """Return the chosen items as if ``modality`` were all they have.  Nothing is encoded again."""
-        index = self.index.index_select(0, rows)
-        chosen = self.valid.index_select(0, rows) & (self.modality[index] == modality)
-        positions, owners = index[chosen], chosen.nonzero()[:, 0]
-        local = torch.arange(len(positions), device=rows.device)
-        index = token_block(owners, local, num_items=len(rows), null=len(positions))
+        """Return the chosen items as if ``modality`` were all they have, over the same states."""
+        places, owners = ragged_places(self.counts, rows)
+        index = self.index.index_select(0, places)
+        chosen = self.modality[index] == modality
+        index, counts = _with_null(owners[chosen], index[chosen], num_items=len(rows), null=len(self.states) - 1)
         only = torch.arange(self.present.shape[1], device=rows.device) == modality
-        return ItemTokens(
-            states=torch.cat([functional.embedding(positions, self.states), self.states[-1:]]),
-            modality=torch.cat([self.modality[positions], self.modality[-1:]]),
+        return replace(
+            self,
             index=index,
-            valid=_valid(index, null=len(positions)),
+            counts=counts,
             summaries=self.summaries.index_select(0, rows) * only.unsqueeze(-1),
             present=self.present.index_select(0, rows) & only,
             contents=self.contents.index_select(0, rows).where(only, -1),
         )
 
+    def joined(self, others: Sequence[ItemTokens]) -> ItemTokens:
+        """Return these items and then those of others over the same states, so that one pass fuses them all."""
+        assert all(other.states is self.states for other in others)
+        every = (self, *others)
+        return replace(
+            self,
+            index=torch.cat([tokens.index for tokens in every]),
+            counts=torch.cat([tokens.counts for tokens in every]),
+            summaries=torch.cat([tokens.summaries for tokens in every]),
+            present=torch.cat([tokens.present for tokens in every]),
+            contents=torch.cat([tokens.contents for tokens in every]),
+        )
 
-def token_block(
-    owners: Int[Tensor, " references"], positions: Int[Tensor, " references"], *, num_items: int, null: int
-) -> Int[Tensor, "items tokens"]:
-    """Lay ragged references to tokens out as a block, padded with the null token; at least one column.
+    def blocks(self) -> list[TokenBlock]:
+        """Return all items in blocks of similar size, the smallest first: with one block half would be padding."""
+        order = self.counts.argsort(stable=True)
+        groups = min(max(len(self) // BLOCK_ITEMS, 1), MOST_BLOCKS)
+        sizes = [len(part) for part in order.tensor_split(groups)]
+        counts = self.counts.index_select(0, order)
+        ends = torch.tensor(sizes, device=order.device).cumsum(0)
+        widths = counts[(ends - 1).clamp(min=0)].tolist() if len(self) else [1]
+        places, _ = ragged_places(self.counts, order)
+        starts = counts.cumsum(0) - counts
+        index = self.index.index_select(0, places)
+        pieces = (torch.split(whole, sizes) for whole in (order, starts, counts))
+        return [
+            self._block(index, items, first, count, width=width)
+            for items, first, count, width in zip(*pieces, widths, strict=True)
+        ]
+
+    def _block(
+        self,
+        index: Int[Tensor, " references"],
+        items: Int[Tensor, " rows"],
+        starts: Int[Tensor, " rows"],
+        counts: Int[Tensor, " rows"],
+        *,
+        width: int,
+    ) -> TokenBlock:
+        columns = torch.arange(width, device=items.device)
+        valid = columns < counts.unsqueeze(1)
+        # Padding repeats an item's first token, so that nothing undefined is ever computed.
+        places = (starts.unsqueeze(1) + columns.where(valid, 0)).flatten()
+        states = self.states.index_select(0, index.index_select(0, places))
+        return TokenBlock(items=items, states=states.view(len(items), width, states.shape[1]), valid=valid)
+
+
+def ragged_places(
+    counts: Int[Tensor, " rows"], chosen: Int[Tensor, " chosen"]
+) -> tuple[Int[Tensor, " references"], Int[Tensor, " references"]]:
+    """Where the entries of some rows are, of rows that lie end to end.
 
     Args:
-        owners: shape (references,), the item of each reference, ascending.
-        positions: shape (references,), the token it refers to.
-        num_items: rows of the block.
-        null: position of the null token.
+        counts: shape (rows,), entries of each.
+        chosen: shape (chosen,), rows wanted, in the order wanted.
+
+    Returns:
+        For every entry of the chosen rows its place, and which of the chosen it belongs to.
     """
+    starts = (counts.cumsum(0) - counts).index_select(0, chosen)
+    lengths = counts.index_select(0, chosen)
+    owners = torch.repeat_interleave(lengths)
+    moved = starts - (lengths.cumsum(0) - lengths)
+    return torch.arange(len(owners), device=owners.device) + moved.index_select(0, owners), owners
+
+
+def _with_null(
+    owners: Int[Tensor, " real"], index: Int[Tensor, " real"], *, num_items: int, null: int
+) -> tuple[Int[Tensor, " references"], Int[Tensor, " items"]]:
+    """Give the null token to items without any, or their attention would be of nothing; return index and counts."""
     counts = torch.bincount(owners, minlength=num_items)
-    starts = counts.cumsum(0) - counts
-    width = max(1, int(counts.max())) if num_items else 1
-    columns = torch.arange(len(owners), device=owners.device) - starts[owners]
-    index = positions.new_full((num_items, width), null)
-    index[owners, columns] = positions
-    return index
-
-
-def _valid(index: Int[Tensor, "items tokens"], *, null: int) -> Bool[Tensor, "items tokens"]:
-    """Everything but padding; an item with nothing keeps one null token, or its attention would be of nothing."""
-    real = index != null
-    real[:, 0] = True
-    return real
+    bare = (counts == 0).nonzero()[:, 0]
+    order = torch.cat([owners, bare]).argsort(stable=True)
+    return torch.cat([index, torch.full_like(bare, null)]).index_select(0, order), counts.clamp(min=1)
 
 
 class TokenProjection(nn.Module):
@@ -171,13 +238,15 @@ class TokenAssembler(nn.Module):
         ]
         contents = torch.stack([_first_contents(parts.get(name), num_items, null.device) for name in names], dim=1)
         ordered = [(code, name) for code, name in enumerate(names) if name in parts]
-        index = _index([parts[name] for _, name in ordered], [tokens[name].lengths for _, name in ordered], blank)
         codes = [torch.full((len(tokens[name].states),), code, device=null.device) for code, name in ordered]
+        index, counts = _references(
+            [parts[name] for _, name in ordered], [tokens[name].lengths for _, name in ordered], blank
+        )
         return ItemTokens(
             states=torch.cat([*(tokens[name].states for _, name in ordered), null.unsqueeze(0)]),
             modality=torch.cat([*codes, torch.full((1,), -1, device=null.device)]),
             index=index,
-            valid=_valid(index, null=sum(len(code) for code in codes)),
+            counts=counts,
             summaries=torch.stack(summaries, dim=1),
             present=contents >= 0,
             contents=contents,
@@ -186,7 +255,7 @@ class TokenAssembler(nn.Module):
     def _hide(self, tokens: TokenStates) -> TokenStates:
         if not self.training or not self.dropout:
             return tokens
-        kept = functional.dropout(tokens.states.new_ones(len(tokens), tokens.states.shape[1]), self.dropout)
+        kept = drop(tokens.states.new_ones(len(tokens), tokens.states.shape[1]), self.dropout)
         owner = torch.repeat_interleave(torch.arange(len(tokens), device=kept.device), tokens.lengths)
         return TokenStates(states=tokens.states * kept.index_select(0, owner), lengths=tokens.lengths)
 
@@ -208,13 +277,12 @@ def _first_contents(parts: Parts | None, num_items: int, device: torch.device) -
     return parts.content_index[first].where(parts.item_index[first] == items, -1)
 
 
-def _index(
+def _references(
     parts: Sequence[Parts], lengths: Sequence[Tensor], blank: Float[Tensor, "items dim"]
-) -> Int[Tensor, "items tokens"]:
+) -> tuple[Int[Tensor, " references"], Int[Tensor, " items"]]:
     """Position in the concatenation of all modalities' tokens of every token of every part of every item."""
     nothing = torch.zeros(0, dtype=torch.int64, device=blank.device)
     every_length = torch.cat([nothing, *lengths])
-    content_starts = every_length.cumsum(0) - every_length
     first_content, items, contents = 0, [nothing], [nothing]
     for part, length in zip(parts, lengths, strict=True):
         items.append(part.item_index)
@@ -222,10 +290,5 @@ def _index(
         first_content += len(length)
     item, content = torch.cat(items), torch.cat(contents)
     order = item.argsort(stable=True)
-    item, content = item[order], content[order]
-    part_length = every_length[content]
-    owner = torch.repeat_interleave(part_length)
-    part_starts = part_length.cumsum(0) - part_length
-    within = torch.arange(len(owner), device=blank.device) - part_starts[owner]
-    positions = content_starts[content[owner]] + within
-    return token_block(item[owner], positions, num_items=len(blank), null=int(every_length.sum()))
+    positions, owner = ragged_places(every_length, content[order])
+    return _with_null(item[order][owner], positions, num_items=len(blank), null=int(every_length.sum()))

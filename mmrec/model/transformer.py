@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmrec.batch import UserBatch
+from mmrec.model.dropout import Dropout, attend
 from mmrec.model.instants import instant_ranks, mean_over, simultaneous, visible
 from mmrec.model.user_encoder import EventFeatures, small_embedding
 
@@ -45,7 +46,7 @@ class TransformerUserEncoder(nn.Module):
         super().__init__()
         self.positions = small_embedding(max_length, dim)
         self.features = EventFeatures(dim=dim, num_events=num_events, time_gaps=time_gaps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
@@ -94,7 +95,7 @@ class TransformerLayer(nn.Module):
         self.hidden_norm = nn.LayerNorm(dim)
         self.inner = nn.Linear(dim, 4 * dim)
         self.outer = nn.Linear(4 * dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for branch in (self.output, self.outer):
             nn.init.normal_(branch.weight, std=0.02)
             nn.init.zeros_(branch.bias)
@@ -117,7 +118,7 @@ class TransformerLayer(nn.Module):
         queries, keys, heads = block.view(num_users, time, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mask = torch.addcmul(hidden_score, ages, self.slopes[:, None, None]).to(queries.dtype)
         share = self.attention_dropout if self.training else 0.0
-        read = functional.scaled_dot_product_attention(queries, keys, heads, attn_mask=mask, dropout_p=share)
+        read = attend(queries, keys, heads, mask, share=share)
         values = values + self.dropout(self.output(read.transpose(1, 2).reshape(num_users, time, dim)))
         hidden = self.outer(functional.gelu(self.inner(self.hidden_norm(values))))
         return torch.add(values, self.dropout(hidden))

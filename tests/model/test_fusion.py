@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from mmrec.batch import ItemBatch
-from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
+from mmrec.model.fusion import BottleneckFusion, BottleneckLayer, ConcatFusion, Fusion
 from mmrec.model.tokens import ItemTokens, TokenAssembler
 from tests.model.samples import DIM, POSTS, Post, TinyImage, TinyText, item_batch, randomise
 
@@ -109,16 +110,46 @@ def test_bottleneck_reads_single_tokens_not_only_their_means() -> None:
     setting = Setting(BottleneckFusion)
     tokens = setting.tokens([Post(caption=(1, 2, 3, 4))])
     spread = tokens.states[:4] * 2 - tokens.states[:4].mean(0)
-    stretched = ItemTokens(
-        states=torch.cat([spread, tokens.states[4:]]),
-        modality=tokens.modality,
-        index=tokens.index,
-        valid=tokens.valid,
-        summaries=tokens.summaries,
-        present=tokens.present,
-        contents=tokens.contents,
-    )
+    stretched = replace(tokens, states=torch.cat([spread, tokens.states[4:]]))
     assert (setting.fusion(stretched) - setting.fusion(tokens)).norm() > 1e-3
+
+
+def textbook_layer(layer: BottleneckLayer, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """One item's cross-attention as it is written in books: keys and values first, one head after the other."""
+    queries, (keys, values) = layer.query(layer.query_norm(latents)), layer.key_value(tokens).chunk(2, dim=1)
+    heads = []
+    for head in range(layer.num_heads):
+        part = slice(head * layer.head_dim, (head + 1) * layer.head_dim)
+        weights = (queries[:, part] @ keys[:, part].T / layer.head_dim**0.5).softmax(dim=1)
+        heads.append(weights @ values[:, part])
+    latents = latents + layer.output(torch.cat(heads, dim=1))
+    return latents + layer.hidden(layer.hidden_norm(latents))
+
+
+@pytest.mark.parametrize("items_a_block", [2, 100])
+def test_cross_attention_equals_the_textbook_in_value_and_gradient(
+    monkeypatch: pytest.MonkeyPatch, items_a_block: int
+) -> None:
+    monkeypatch.setattr("mmrec.model.tokens.BLOCK_ITEMS", items_a_block)
+    torch.manual_seed(1)
+    layer = BottleneckLayer(dim=DIM, num_heads=2, dropout=0.0).double()
+    randomise(layer)
+    tokens = Setting(BottleneckFusion).tokens(POSTS)
+    blocks = tokens.blocks()
+    order = torch.cat([block.items for block in blocks])
+    latents = torch.randn(len(tokens), 3, DIM, dtype=torch.float64, requires_grad=True)
+    fast = layer(latents[order], blocks)[order.argsort()]
+    own = [tokens.states[index] for index in tokens.index.split(tokens.counts.tolist())]
+    slow = torch.stack([textbook_layer(layer, row, states) for row, states in zip(latents, own, strict=True)])
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    weight = torch.linspace(-1, 1, DIM, dtype=torch.float64)
+    inputs = [latents, tokens.states, *layer.parameters()]
+    for mine, expected in zip(
+        torch.autograd.grad((fast * weight).sin().sum(), inputs, retain_graph=True),
+        torch.autograd.grad((slow * weight).sin().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)

@@ -92,19 +92,16 @@ class TestDropout:
         posts = [Post(caption=(1 + i,), pictures=(i,)) for i in range(12)]
         torch.manual_seed(0)
         encoder = item_encoder(modality_dropout=0.999).train()
-        tokens = encoder.encode(item_batch(posts)).tokens
-        assert tokens is not None
-        assert tokens.present.sum(dim=1).tolist() == [1] * 12
-        assert counted(encoder) == tuple(tokens.present.sum(dim=0).tolist())
+        encoder(item_batch(posts))
+        assert sum(counted(encoder)) == 12
         assert 0 < counted(encoder)[0] < 12
 
     def test_a_dropped_modality_equals_an_absent_one(self) -> None:
         torch.manual_seed(1)
         encoder = item_encoder(modality_dropout=0.999).train()
-        dropped = encoder.encode(item_batch([Post(caption=(1, 2), pictures=(0,))]))
-        assert dropped.tokens is not None
-        left = Post(caption=(1, 2)) if dropped.tokens.present[0, 0] else Post(pictures=(0,))
-        torch.testing.assert_close(dropped.vectors, encoder.eval()(item_batch([left])))
+        dropped = encoder(item_batch([Post(caption=(1, 2), pictures=(0,))]))
+        left = Post(caption=(1, 2)) if counted(encoder) == (1, 0) else Post(pictures=(0,))
+        torch.testing.assert_close(dropped, encoder.eval()(item_batch([left])))
 
     def test_an_item_with_nothing_but_its_id_keeps_it(self) -> None:
         torch.manual_seed(0)
@@ -127,11 +124,12 @@ class TestDropout:
 class TestViews:
     def test_equal_the_item_with_one_modality_and_encode_nothing_again(self) -> None:
         encoder = item_encoder().double().eval()
-        tokens = encoder.encode(item_batch(POSTS)).tokens
-        assert tokens is not None
+        encoder(item_batch(POSTS))
         before = counted(encoder)
-        views = encoder.views(tokens, modalities=("text", "image"), limit=100)
-        assert counted(encoder) == before
+        encoded = encoder.encode(item_batch(POSTS), compare=("text", "image"), most_compared=100)
+        views = encoded.views
+        assert counted(encoder) == tuple(2 * count for count in before)
+        torch.testing.assert_close(encoded.vectors, encoder(item_batch(POSTS)))
         both = [post for post in POSTS if post.caption and post.pictures]
         assert views.vectors["text"].shape == (len(both), DIM) == (4, DIM)
         captions = encoder(item_batch([Post(caption=post.caption) for post in both]))
@@ -151,16 +149,18 @@ class TestViews:
 
     def test_limit(self) -> None:
         encoder = item_encoder()
-        tokens = encoder.encode(item_batch(POSTS)).tokens
-        assert tokens is not None
-        views = encoder.views(tokens, modalities=("image", "text"), limit=3)
+        views = encoder.encode(item_batch(POSTS), compare=("image", "text"), most_compared=3).views
         assert [len(vectors) for vectors in views.vectors.values()] == [3, 3]
 
     def test_nobody_has_both(self) -> None:
         encoder = item_encoder()
-        tokens = encoder.encode(item_batch([POSTS[1], POSTS[2]])).tokens
-        assert tokens is not None
-        assert encoder.views(tokens, modalities=("text", "image"), limit=3).vectors == {}
+        encoded = encoder.encode(item_batch([POSTS[1], POSTS[2]]), compare=("text", "image"), most_compared=3)
+        assert encoded.views.vectors == {}
+
+    def test_without_views_no_random_number_is_drawn(self) -> None:
+        encoder, state = item_encoder(), torch.get_rng_state()
+        assert encoder.encode(item_batch(POSTS)).views.vectors == {}
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_calibration_measures_every_modality_and_leaves_the_mode_alone() -> None:

@@ -1,4 +1,4 @@
-"""Token blocks equal a loop over items, in value and gradient."""
+"""The tokens of items equal a loop over items, in value and gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.batch import Parts, TokenStates
-from mmrec.model.tokens import ItemTokens, TokenAssembler, TokenProjection, token_block
+from mmrec.model.tokens import ItemTokens, TokenAssembler, TokenProjection, ragged_places
 from tests.model.samples import randomise
 
 DIM = 4
@@ -65,7 +65,7 @@ def assembled(module: TokenAssembler, encoded: dict[str, TokenStates]) -> ItemTo
 
 
 def read(tokens: ItemTokens) -> list[Tensor]:
-    return [tokens.states[tokens.index[i][tokens.valid[i]]] for i in range(len(tokens))]
+    return [tokens.states[index] for index in tokens.index.split(tokens.counts.tolist())]
 
 
 def gradients(module: TokenAssembler, encoded: dict[str, TokenStates], blocks: list[Tensor], summaries: Tensor):
@@ -76,7 +76,7 @@ def gradients(module: TokenAssembler, encoded: dict[str, TokenStates], blocks: l
     return torch.autograd.grad(loss, inputs)
 
 
-def test_blocks_equal_a_loop_over_items_in_value_and_gradient() -> None:
+def test_tokens_equal_a_loop_over_items_in_value_and_gradient() -> None:
     module, encoded = assembler(), {name: content(name) for name in WIDTHS}
     tokens = assembled(module, encoded)
     blocks, summaries = naive(module, encoded)
@@ -97,8 +97,8 @@ def test_masks_and_first_contents() -> None:
     assert tokens.present.tolist() == [[True, True], [True, False], [False, False], [True, True]]
     assert tokens.contents.tolist() == [[1, 0], [0, -1], [-1, -1], [1, 1]]
     # 1 + 2 tokens; 2; the null token; 1 + 2 + 2.
-    assert tokens.valid.sum(1).tolist() == [3, 2, 1, 5]
-    assert tokens.index[2, 0] == len(tokens.states) - 1
+    assert tokens.counts.tolist() == [3, 2, 1, 5]
+    assert tokens.index[5] == len(tokens.states) - 1
 
 
 def test_each_distinct_content_is_projected_once() -> None:
@@ -121,18 +121,45 @@ def test_a_view_is_the_item_without_its_other_modality() -> None:
 
 def test_a_batch_where_nobody_has_anything() -> None:
     tokens = assembler()({}, {}, num_items=2)
-    assert tokens.index.tolist() == [[0], [0]]
-    assert tokens.valid.all()
+    assert tokens.index.tolist() == [0, 0]
+    assert tokens.counts.tolist() == [1, 1]
     assert not tokens.present.any()
 
 
 def test_no_items() -> None:
-    assert assembler()({}, {}, num_items=0).summaries.shape == (0, 2, DIM)
+    tokens = assembler()({}, {}, num_items=0)
+    assert tokens.summaries.shape == (0, 2, DIM)
+    assert [block.states.shape for block in tokens.blocks()] == [(0, 1, DIM)]
 
 
-def test_token_block_by_hand() -> None:
-    index = token_block(torch.tensor([0, 0, 2]), torch.tensor([5, 1, 4]), num_items=3, null=9)
-    assert index.tolist() == [[5, 1], [9, 9], [4, 9]]
+def test_views_join_the_items_over_the_same_states() -> None:
+    tokens = assembled(assembler(), {name: content(name) for name in WIDTHS})
+    views = [tokens.view(torch.tensor([3, 0]), modality=code) for code in range(2)]
+    joined = tokens.joined(views)
+    assert joined.states is tokens.states
+    expected = [row for part in (tokens, *views) for row in read(part)]
+    for mine, other in zip(read(joined), expected, strict=True):
+        assert torch.equal(mine, other)
+    assert len(joined.summaries) == len(joined.present) == len(joined.contents) == len(joined)
+
+
+@pytest.mark.parametrize("items_a_block", [1, 2, 3, 100])
+def test_blocks_hold_every_item_once_and_little_padding(monkeypatch: pytest.MonkeyPatch, items_a_block: int) -> None:
+    monkeypatch.setattr("mmrec.model.tokens.BLOCK_ITEMS", items_a_block)
+    tokens = assembled(assembler(), {name: content(name) for name in WIDTHS})
+    blocks = tokens.blocks()
+    assert sorted(torch.cat([block.items for block in blocks]).tolist()) == list(range(NUM_ITEMS))
+    assert len(blocks) == max(NUM_ITEMS // items_a_block, 1)
+    for block in blocks:
+        assert block.valid.sum(1).max() == block.valid.shape[1]
+        for item, states, valid in zip(block.items, block.states, block.valid, strict=True):
+            assert torch.equal(states[valid], read(tokens)[item])
+
+
+def test_ragged_places_by_hand() -> None:
+    places, owners = ragged_places(torch.tensor([2, 0, 3]), torch.tensor([2, 1, 0, 2]))
+    assert places.tolist() == [2, 3, 4, 0, 1, 2, 3, 4]
+    assert owners.tolist() == [0, 0, 0, 2, 2, 3, 3, 3]
 
 
 def test_projection_does_not_depend_on_the_features_scale_or_offset() -> None:
