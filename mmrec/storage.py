@@ -195,11 +195,19 @@ class RaggedArray:
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedArray:
         """Return the given rows, in that order, as a new ragged array in memory."""
-        starts = np.asarray(self.offsets)[rows]
-        lengths = np.asarray(self.offsets)[rows + 1] - starts
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return RaggedArray(np.asarray(self.values[index]), offsets)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        values = np.empty((int(offsets[-1]), *self.values.shape[1:]), self.values.dtype)
+        self.gather_into(rows, values)
+        return RaggedArray(values, offsets)
+
+    def gather_into(self, rows: npt.NDArray[np.int64], room: npt.NDArray[np.generic]) -> None:
+        """Copy the given rows, in that order, end to end into ``room``, which they fill."""
+        offsets = np.asarray(self.offsets)
+        starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+        ends = np.cumsum(lengths)
+        index = np.arange(len(room)) + np.repeat(starts - (ends - lengths), lengths)
+        # Any mode but "raise" copies without a buffer; the index cannot leave the array.
+        np.take(self.values, index, axis=0, out=room, mode="clip")
 
     @classmethod
     def load(cls, folder: Path, name: str) -> RaggedArray:

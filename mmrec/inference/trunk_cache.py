@@ -72,9 +72,11 @@ class TrunkCache:
     encoded: int = 0
     work: EncodingWork = field(default_factory=EncodingWork)
     _ends: npt.NDArray[np.int64] = field(init=False, repr=False)
+    _lengths: npt.NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(shard) for shard in self.shards]).astype(np.int64)
+        self._lengths = np.concatenate([np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)])
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -83,20 +85,20 @@ class TrunkCache:
         """Return the states of the given content rows, float32, on the CPU."""
         assert len(rows), "a trunk cache knows no width for no contents"
         slots = self.slots[rows]
+        lengths = self._lengths[slots]
+        ends = np.cumsum(lengths)
         number = np.searchsorted(self._ends, slots, side="right")
-        order = np.argsort(number, kind="stable")
-        pieces, lengths = [], np.empty(len(rows), np.int64)
-        for shard in np.unique(number):
-            wanted = order[number[order] == shard]
-            first = int(self._ends[shard]) - len(self.shards[shard])
-            ragged = self.shards[shard].gather(slots[wanted] - first)
-            pieces.append(_from_disk(ragged.values, self.dtype))
-            lengths[wanted] = ragged.lengths
+        first = np.concatenate([[0], np.flatnonzero(np.diff(number)) + 1, [len(rows)]])
+        values = self.shards[0].values
+        gathered = np.empty((int(ends[-1]), *values.shape[1:]), values.dtype)
+        # Neighbours mostly lie in one shard: each run of them is copied once, straight to where it belongs.
+        for start, stop in zip(first[:-1], first[1:], strict=True):
+            shard = int(number[start])
+            entries = slots[start:stop] - (int(self._ends[shard]) - len(self.shards[shard]))
+            room = gathered[int(ends[start] - lengths[start]) : int(ends[stop - 1])]
+            self.shards[shard].gather_into(entries, room)
         self.work.add(cache_hits=len(rows))
-        states = torch.cat(pieces)
-        if len(pieces) > 1:
-            states = states.index_select(0, torch.from_numpy(_token_order(order, lengths)))
-        return TokenStates(states, torch.from_numpy(lengths))
+        return TokenStates(_from_disk(gathered, self.dtype), torch.from_numpy(lengths))
 
 
 def build_trunk_cache(
@@ -227,15 +229,6 @@ def _from_disk(values: npt.NDArray[np.generic], dtype: TrunkDtype) -> Float[Tens
     if dtype == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).float()
     return torch.from_numpy(values).float()
-
-
-def _token_order(order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where each token of the rows as asked for is, when the rows lie in the given order."""
-    starts = np.empty_like(lengths)
-    starts[order] = np.cumsum(lengths[order]) - lengths[order]
-    ends = np.cumsum(lengths)
-    moves: npt.NDArray[np.int64] = np.repeat(starts - (ends - lengths), lengths)
-    return np.arange(int(ends[-1]), dtype=np.int64) + moves
 
 
 def _as_keys(hashes: npt.NDArray[np.uint8]) -> _Keys:
