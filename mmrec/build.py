@@ -140,7 +140,8 @@ def _cut(tuning: Tuning, layers: Layers, where: str) -> int:
 def _transformers_text(settings: TransformersText, *, seed: int, where: str) -> BuiltEncoder:
     from mmrec.encoders.transformers_text import TransformersStack, load_text_model
 
-    stack = TransformersStack(load_text_model(settings.model, random_weights=settings.random_weights, seed=seed))
+    model = load_text_model(settings.model, random_weights=settings.random_weights, seed=seed, dropout=settings.dropout)
+    stack = TransformersStack(model)
     limit = min(settings.max_tokens, stack.max_tokens)
     preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit)
     encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where))

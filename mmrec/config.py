@@ -54,6 +54,8 @@ class TransformersText(Settings):
     """Hub name, folder, or ``package:IMPORT_NAME`` for weights that a Python package carries."""
     max_tokens: Annotated[int, Field(ge=4)] = 64
     """Longer captions are cut, and counted."""
+    dropout: Share | None = 0.0
+    """Dropout inside the blocks that are trained; none keeps the model's own, which costs a CPU a fifth of the step."""
     random_weights: bool = False
     """Start from random weights of the model's shape instead of its trained ones."""
     tuning: Tuning = Tuning()

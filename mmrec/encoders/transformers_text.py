@@ -9,6 +9,8 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from mmrec.encoders.tuning import Layers
 from mmrec.encoders.weights import resolve_model, seeded, unusable_model
@@ -29,26 +31,28 @@ class _ModelConfig(Protocol):
     is_encoder_decoder: bool
 
 
-def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -> nn.Module:
+def load_text_model(
+    name: str, *, random_weights: bool = False, seed: int = 0, dropout: float | None = None
+) -> nn.Module:
     """Load an encoder by hub name, folder or ``package:IMPORT_NAME``; weights from safetensors only.
 
     Args:
         name: where the model is.
         random_weights: keep the architecture but start from random weights.
         seed: of the random weights; the global random state is left as it was.
+        dropout: takes the place of every dropout that the model's own configuration asks for; None keeps those.
 
     Raises:
         ConfigError: no such model, no safetensors weights, or not an encoder.
         MissingExtraError: a package of weights that is not installed.
     """
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
     source = resolve_model(name, where=WHERE)
     try:
         with seeded(seed):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            if dropout is not None:
+                _set_dropout(config, dropout)
             if random_weights:
-                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
                 model, missing = AutoModel.from_config(config, dtype=torch.float32), []
             else:
                 if Path(source).is_dir():
@@ -56,6 +60,7 @@ def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -
                     disable_progress_bar()
                 model, report = AutoModel.from_pretrained(
                     source,
+                    config=config,
                     use_safetensors=True,
                     trust_remote_code=False,
                     dtype=torch.float32,
@@ -71,6 +76,13 @@ def load_text_model(name: str, *, random_weights: bool = False, seed: int = 0) -
         reason = ValueError(f"{type(model).__name__}, which has a decoder")
         raise unusable_model("an encoder-only model", name, reason, where=WHERE)
     return cast("nn.Module", model)
+
+
+def _set_dropout(config: PreTrainedConfig, share: float) -> None:
+    """Set whatever kind of dropout a configuration names, except that of whole layers, where it has any."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and "layerdrop" not in name and isinstance(value, float) and value > 0:
+            setattr(config, name, share)
 
 
 class TransformersStack:

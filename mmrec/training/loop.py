@@ -22,6 +22,7 @@ from mmrec.training.contract import BatchLoader, Loss, StepReport, TrainResult, 
 from mmrec.training.interrupt import Interrupt, interruptible
 from mmrec.training.keeper import Keeper
 from mmrec.training.optimizer import set_rates, warmup_cosine
+from mmrec.training.precision import mixed_precision
 from mmrec.training.progress import Progress
 from mmrec.training.tracking import Tracker
 
@@ -223,7 +224,7 @@ class _Training:
         """Add the gradient of one batch to those of its group; return False where the loss finds no target."""
         device, precision = self.accelerator.device, self.settings.precision
         narrow = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow):
+        with mixed_precision(device, enabled=narrow):
             output = self.model(batch)
         terms = self.loss(_in_float32(output), batch, self.bank)
         if terms.num_targets == 0:

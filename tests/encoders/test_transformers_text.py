@@ -136,6 +136,18 @@ def test_random_weights_depend_on_their_seed_and_leave_the_global_state(folder: 
     assert not torch.equal(first, load_text_model(str(folder)).embeddings.word_embeddings.weight)
 
 
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_dropout_takes_the_place_of_the_models_own(folder: Path, random_weights: bool) -> None:
+    def shares(dropout: float | None) -> set[float]:
+        model = load_text_model(str(folder), random_weights=random_weights, dropout=dropout)
+        return {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+
+    assert (shares(None), shares(0.0), shares(0.3)) == ({0.1}, {0.0}, {0.3})
+    ids = torch.tensor([[2, 7, 9, 3]])
+    model = load_text_model(str(folder), random_weights=random_weights, dropout=0.0)
+    assert torch.equal(model.train()(input_ids=ids)[0], model(input_ids=ids)[0])
+
+
 def test_unknown_hub_name_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="no-such-team/no-such-model"):
         load_text_model("no-such-team/no-such-model")
