@@ -198,8 +198,9 @@ def _train(
         negatives=negatives,
         first_seen=assembly.catalogue.first_seen,
     )
+    trainable = np.flatnonzero(negatives)
     generator = np.random.default_rng(config.train.seed)
-    sample = np.sort(generator.choice(len(assembly.catalogue), min(CALIBRATION_ITEMS, len(assembly.catalogue)), False))
+    sample = np.sort(generator.choice(trainable, min(CALIBRATION_ITEMS, len(trainable)), replace=False))
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
     metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
 

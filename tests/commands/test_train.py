@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_tools.splits import SplitChoices, write_split
+from mmrec.batch import ItemBatch
 from mmrec.commands import train as module
 from mmrec.commands.train import train_run
 from mmrec.config import Config, load_config, validate
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError
+from mmrec.feed.splits import WARM, Split
 from mmrec.inference.recommender import Recommender
+from mmrec.model.item_encoder import ItemEncoder
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.run_folder import RunFolder
@@ -67,6 +70,25 @@ class TestRunFolder:
         epochs = [line for line in lines if "validation/ndcg@10" in line]
         assert [line["epoch"] for line in epochs] == [1, 2]
         assert all(0 <= line["validation/hr@20"] <= 1 for line in epochs)
+
+
+def test_features_are_measured_on_items_that_training_may_see(
+    tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, measured = shutil.copytree(tiny_feed.prepared, tmp_path / "feed"), list[int]()
+    write_split(feed, name="cold", kind="cold_items", choices=SplitChoices(cold_share=0.2))
+    calibrate = ItemEncoder.calibrate
+
+    def remember(encoder: ItemEncoder, items: ItemBatch) -> None:
+        measured.extend(items.item_rows.tolist())
+        calibrate(encoder, items)
+
+    monkeypatch.setattr(ItemEncoder, "calibrate", remember)
+    config = changed(tiny_config(tiny_encoders, train={"epochs": 1}), feed={"split": "cold"})
+    run(config, feed, tmp_path / "run")
+    roles = Split.load(feed, "cold").item_roles
+    assert (roles != WARM).any()
+    assert sorted(measured) == np.flatnonzero(roles == WARM).tolist()
 
 
 class TestRefusedBeforeAnyWork:
