@@ -18,6 +18,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=scripts $(BIN)/mypy -p benchmarks -p field
 	$(BIN)/python -m pytest -q tests/test_rules.py
 
 test: check

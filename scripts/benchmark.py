@@ -1,0 +1,52 @@
+"""Measure mmrec against a floor (the same arithmetic done bare) and against how the field does it, in one process.
+
+    python scripts/benchmark.py softmax evaluate --json out.json
+    python scripts/benchmark.py all --size small              # a minute or two: shows that everything runs
+    python scripts/benchmark.py train --device cuda --size gpu
+
+Both sides of a ratio take turns after a warm-up; the median ratio and its range over the rounds are printed.  Wall
+times on a machine with other work are worth little, ratios a little more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import PARTS
+from benchmarks.measure import Row, describe_machine
+
+from mmrec.process import keep_freed_memory
+from mmrec.storage import atomic_file
+
+
+def main() -> int:
+    """Run the parts asked for; exit code 1 where a row misses what it must reach."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=["all", *PARTS], metavar="PART", help=f"all, {', '.join(PARTS)}")
+    parser.add_argument(
+        "--size", choices=["small", "cpu", "gpu"], default="cpu", help="shapes; small only shows that it runs"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--json", type=Path, help="write all rows to this file as well")
+    arguments = parser.parse_args()
+    machine = describe_machine(arguments.device)
+    print(machine)
+    rows: list[Row] = []
+    for name in PARTS if "all" in arguments.parts else dict.fromkeys(arguments.parts):
+        for row in PARTS[name](size=arguments.size, device=arguments.device, rounds=arguments.rounds):
+            print(row)
+            rows.append(row)
+    if arguments.json is not None:
+        document = {"machine": machine, "size": arguments.size, "rows": [row.as_dict() for row in rows]}
+        with atomic_file(arguments.json) as partial:
+            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return int(any(row.met is False for row in rows))
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The softmax over a large catalogue against the matrix products that it cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Row, alternate, extra_memory, ratios
+from mmrec.objectives.logsumexp import weighted_logsumexp
+
+SHAPES = {"small": (20_000, 64, 512), "cpu": (1_000_000, 256, 4_096), "gpu": (1_000_000, 256, 4_096)}
+"""Items, width and targets."""
+MOST_MEMORY = 512.0
+TARGETS = {"cpu": 1.3, "cuda": 1.15}
+
+
+def bare_products(targets: Tensor, items: Tensor, products: int, *, block: int) -> None:
+    """Do the products of a softmax and nothing else, into the same room every time.
+
+    Two for a frozen catalogue (scores; scores times items), two more where items learn (scores again; their gradient).
+    """
+    rows = min(len(targets), 512 if targets.device.type == "cpu" else len(targets))
+    scores = targets.new_empty(rows, block)
+    means, gradient = torch.empty_like(targets), items.new_empty(block, items.shape[1])
+    for start in range(0, len(items), block):
+        part = items[start : start + block]
+        for first in range(0, len(targets), rows):
+            own = targets[first : first + rows]
+            room = scores[: len(own), : len(part)]
+            torch.mm(own, part.T, out=room)
+            torch.mm(room, part, out=means[first : first + rows])
+            if products == 4:
+                torch.mm(own, part.T, out=room)
+                torch.mm(room.T, own, out=gradient[: len(part)])
+
+
+def softmax(*, size: str, device: str, rounds: int) -> Iterator[Row]:
+    """Bank mode (items are fixed) and full mode (items learn too): time over bare products, and memory."""
+    num_items, dim, num_targets = SHAPES[size]
+    torch.manual_seed(0)
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    items = torch.nn.functional.normalize(torch.randn(num_items, dim, device=device), dim=1)
+    targets = 10 * torch.nn.functional.normalize(torch.randn(num_targets, dim, device=device), dim=1)
+    fixed = targets.clone()
+    targets.requires_grad_()
+
+    def loss(candidates: Tensor) -> None:
+        targets.grad = candidates.grad = None
+        torch.autograd.backward(weighted_logsumexp(targets, candidates, chunk=8192).mean())
+
+    where = f"{num_items:,} items x {dim}, {num_targets:,} targets"
+    for mode, products in (("bank", 2), ("full", 4)):
+        candidates = items.detach().requires_grad_(products == 4)
+        block = 1024 if kind == "cpu" else 8192
+        seconds = alternate(
+            {"mmrec": partial(loss, candidates), "bare": partial(bare_products, fixed, items, products, block=block)},
+            rounds=rounds,
+            device=device,
+        )
+        candidates.grad = None
+        with extra_memory(device) as memory:
+            loss(candidates)
+        buffer = items.numel() * 4 / 1e6 if products == 4 else 0.0
+        details = {"mmrec s": min(seconds["mmrec"]), f"{products} bare products s": min(seconds["bare"])}
+        yield Row(
+            "softmax",
+            f"{mode} mode over {products} bare products, {where}",
+            ratios(seconds["mmrec"], seconds["bare"]),
+            bound="at most",
+            target=None if size == "small" else TARGETS[kind],
+            details=details,
+        )
+        yield Row(
+            "softmax",
+            f"{mode} mode, extra peak memory" + (" beside the gradient" if buffer else ""),
+            (memory["mb"] - buffer,),
+            bound="at most",
+            target=MOST_MEMORY,
+            unit="MB",
+        )

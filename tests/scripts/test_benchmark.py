@@ -1,0 +1,119 @@
+"""The benchmark runs, says what it found, and compares with peers that compute what they claim."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.evaluate import VectorScorer, random_cases
+from benchmarks.made_feed import HM_LIKE, Contents, MadeFeed, batch_of, reader_of
+from benchmarks.measure import Row, alternate, ratios
+from benchmarks.softmax import bare_products
+from field.evaluation import ranks_by_sorting
+from field.training import PaddedModel
+
+from mmrec.evaluation.ranking import Setting, rank_cases
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_small_benchmark_prints_every_row_and_writes_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "all", "--size", "small", "--rounds", "1"]
+    done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    document = json.loads(out.read_text())
+    assert {row["part"] for row in document["rows"]} == {"train", "softmax", "evaluate"}
+    for row in document["rows"]:
+        assert row["what"] in done.stdout
+        assert np.isfinite([row["median"], row["lowest"], row["highest"]]).all()
+    exact = [row for row in document["rows"] if row["unit"] == "share"]
+    assert [row["median"] for row in exact] == [1.0]
+
+
+def test_an_unknown_part_is_refused() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "trian"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'trian'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("bound", "target", "met"),
+    [("at least", 2.0, True), ("at least", 2.1, False), ("at most", 1.9, False), ("at most", None, None)],
+)
+def test_a_row_is_judged_by_its_median(bound: str, target: float | None, met: bool | None) -> None:
+    row = Row("part", "what", (9.0, 1.0, 2.0), bound=bound, target=target)
+    assert (row.median, row.met) == (2.0, met)
+    assert ("NO" in str(row)) == (met is False)
+
+
+def test_sides_take_turns_in_alternating_order() -> None:
+    order: list[str] = []
+    seconds = alternate({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
+    assert "".join(order) == "abbaabba"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    assert ratios([6.0, 8.0], [3.0, 2.0]) == (2.0, 4.0)
+
+
+def test_the_fields_ranks_are_ours() -> None:
+    cases, histories = random_cases(40, 60)
+    generator = torch.Generator().manual_seed(1)
+    users, items = (torch.randn(count, 8, generator=generator) for count in (40, 60))
+    ours = rank_cases(VectorScorer(users, items), cases, histories, Setting("filtered", filter_seen=True))
+    theirs = ranks_by_sorting(users, items, cases, histories)
+    assert len(ours.cases) > 20
+    assert ours.places.ranks.tolist() == theirs[ours.cases].tolist()
+
+
+def test_bare_products_touch_every_item() -> None:
+    targets, items = torch.randn(5, 3), torch.randn(7, 3)
+    items[6, 0] = torch.nan
+    bare_products(targets, items, 4, block=2)  # a last block of one is run as well, and nothing is changed
+    assert items[6, 0].isnan()
+    assert items[:6].isfinite().all()
+
+
+def test_users_of_a_made_feed_collate_to_their_distinct_items() -> None:
+    feed = MadeFeed.make(HM_LIKE, words=100, max_tokens=64, side=4)
+    users = feed.users(16, seed=3)
+    reader = reader_of(Contents(feed.texts), Contents(feed.images), items=HM_LIKE.items)
+    batch = batch_of(users, reader, negatives=np.array([5, 6]))
+    assert sorted(batch.items.item_rows.tolist()) == sorted({*np.concatenate(users).tolist(), 5, 6})
+    assert len(batch.targets) == sum(len(items) - 1 for items in users)
+    padded = feed.padded(np.array([users[0][0], -1]), max_tokens=64)
+    words = feed.captions[int(users[0][0])]
+    assert padded[0, : len(words)].tolist() == words.tolist()
+    assert not padded[0, len(words) :].any()
+    assert not padded[1].any()
+
+
+@pytest.mark.parametrize("negatives", ["one", "in_batch"])
+def test_a_padded_model_learns(negatives: str) -> None:
+    """Items 0 to 5 follow each other in a circle; whatever the loss is, it falls far below that of chance."""
+    torch.manual_seed(0)
+    words, pixels = torch.randn(6, 8), torch.randn(6, 8)
+    model = PaddedModel(
+        lambda ids: words[ids[:, 0]],
+        lambda image: pixels[image[:, 0, 0, 0].long()],
+        text_dim=8,
+        image_dim=8,
+        dim=16,
+        length=4,
+    )
+    chosen = (torch.arange(5) + torch.arange(6).unsqueeze(1)) % 6
+    slots = torch.cat([chosen, (chosen + 3) % 6], dim=1) if negatives == "one" else chosen
+    ids, image = slots.reshape(-1, 1), slots.reshape(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        loss = model(ids, image, users=6, negatives=negatives)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
