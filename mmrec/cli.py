@@ -23,6 +23,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout i
 FeedOption = Annotated[
     Path | None, typer.Option(help="Prepared feed; by default the one the run was trained on.", metavar="FEED")
 ]
+IndexOption = Annotated[
+    Literal["flat", "hnsw", "ivfpq"] | None, typer.Option("--index", help="Kind of FAISS index; by default hnsw.")
+]
 
 
 @app.command(epilog="Example: mmrec train configs/minilm_effnet.yaml --feed work/hm --out runs/hm --set train.epochs=3")
@@ -151,8 +154,10 @@ def recommend(
 def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder of vectors.", metavar="DIR")],
-    store: Annotated[Literal["none", "faiss"], typer.Option(help="Index beside the parquet files.")] = "none",
-    index: Annotated[Literal["flat", "hnsw"], typer.Option(help="Kind of FAISS index.")] = "hnsw",
+    store: Annotated[
+        Literal["none", "faiss", "lancedb"], typer.Option(help="Index beside the parquet files.")
+    ] = "none",
+    index: IndexOption = None,
     precision: Annotated[Literal["float32", "float16", "int8"], typer.Option(help="Number format.")] = "float32",
     dim: Annotated[int | None, typer.Option(min=1, help="Keep only the first dimensions.")] = None,
     feed: FeedOption = None,
@@ -181,6 +186,24 @@ def export(
         meter=progress,
     )
     _print_summary("Export", summary, as_json=as_json)
+
+
+@app.command(epilog="Example: mmrec index vectors/hm --store faiss --index ivfpq")
+def index(
+    vectors: Annotated[Path, typer.Argument(help="Folder of vectors (mmrec export).", metavar="VECTORS")],
+    store: Annotated[
+        Literal["none", "faiss", "lancedb"], typer.Option(help="Index beside the parquet files; none removes it.")
+    ] = "faiss",
+    kind: IndexOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the index of an export; needs neither its run nor an encoder."""
+    from mmrec.commands.index import index_export
+
+    with progress("index"):
+        summary = index_export(vectors, store=store, index=kind)
+    _print_summary("Index", summary, as_json=as_json)
 
 
 @app.command(epilog='Example: mmrec search vectors/hm --text "striped wool jumper" --where "price<30" -k 5')

@@ -63,7 +63,16 @@ def outside(*arguments: object, cwd: Path = ROOT) -> Done:
 class TestHelp:
     def test_names_every_command(self, mmrec: Command) -> None:
         shown = mmrec("--help").out
-        assert set(COMMANDS) >= {"train", "evaluate", "score", "recommend", "export", "search", "convert-weights"}
+        assert set(COMMANDS) >= {
+            "train",
+            "evaluate",
+            "score",
+            "recommend",
+            "export",
+            "index",
+            "search",
+            "convert-weights",
+        }
         assert all(f"  {name} " in shown for name in COMMANDS)
 
     @pytest.mark.parametrize("name", COMMANDS)
@@ -91,6 +100,7 @@ class TestWrongUse:
             ["recommend", "r", "--out", "o.csv", "-k", "many"],
             ["export", "r", "--out", "v", "--store", "elsewhere"],
             ["export", "r", "--out", "v", "--dim", "0"],
+            ["index", "v", "--index", "tree"],
             ["search", "v"],
         ],
     )
@@ -122,6 +132,7 @@ class TestErrors:
         ):
             self.failed(mmrec(*arguments), "a run folder", "run.json", "mmrec train")
         self.failed(mmrec("search", tmp_path, "--text", "red"), "a folder of vectors", "mmrec export")
+        self.failed(mmrec("index", tmp_path), "a folder of vectors", "mmrec export")
         assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
 
     def test_configs(self, mmrec: Command, tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path) -> None:
@@ -206,6 +217,10 @@ class TestCommands:
         assert "Found" in mmrec("search", vectors, *picture).out
         TestErrors.failed(mmrec("search", vectors, "--item", "p99"), "'p99'", "--item")
         TestErrors.failed(mmrec("search", vectors, "--item", "p01", "--where", "price ?? 3"), "--where")
+        summary = mmrec("index", vectors, "--index", "flat", "--json").json()
+        assert (summary["index"], summary["items"], summary["recall@10"]) == ("flat", NUM_ITEMS, 1.0)
+        assert mmrec("search", vectors, "--item", "p01", "--item", "p04", "-k", "31").out == shown.out
+        TestErrors.failed(mmrec("index", vectors, "--index", "ivfpq"), "at least 256 vectors", "hnsw or flat")
 
 
 class TestOutside:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,24 +18,23 @@ from mmrec.inference.embedding_table import EmbeddingTable, item_keys
 from mmrec.inference.export import (
     EXPORT_VERSION,
     MANIFEST,
-    SAMPLE,
     Precision,
     VectorFolder,
     VectorFormat,
-    read_vectors,
     write_vectors,
 )
+from mmrec.inference.export_index import (
+    CONTENT_HASH,
+    IndexChoice,
+    IndexKind,
+    StoreKind,
+    build_index,
+    hash_index,
+    shown,
+)
 from mmrec.inference.recommender import Recommender
-from mmrec.search.index import ExactStore, recall
 from mmrec.storage import atomic_folder, file_hash, read_json, write_json
 
-StoreKind = Literal["none", "faiss"]
-IndexKind = Literal["flat", "hnsw"]
-LAST_SCALE = "last_scale"
-BIAS_IN_INDEX = 0.1
-"""Largest bias in a graph, beside content of length one."""
-INDEX_FILE = "items.faiss"
-CONTENT_HASH = "content_hash"
 _USERS = 2048
 _INTERNAL = (columns.CAPTION_ROW, columns.FIRST_SEEN)
 
@@ -47,7 +44,7 @@ def export_run(
     *,
     out: Path,
     store: StoreKind = "none",
-    index: IndexKind = "hnsw",
+    index: IndexKind | None = None,
     precision: Precision = "float32",
     dim: int | None = None,
     normalise: bool = False,
@@ -64,7 +61,7 @@ def export_run(
         run: run folder.
         out: folder to write; an export that is there is replaced when the new one is whole.
         store: index beside the parquet files.
-        index: its kind.
+        index: kind of a FAISS index, by default HNSW.
         precision: number format of the parquet files.
         dim: leading content dimensions kept.
         normalise: unit vectors without the bias coordinate.
@@ -81,29 +78,31 @@ def export_run(
     Raises:
         ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format, or a changed
             one.
-        RequestError: more dimensions than the model has.
+        MissingExtraError: the store's library is not installed.
+        RequestError: more dimensions than the model has, or an index that cannot be built of these posts.
     """
+    choice = IndexChoice(store, index)
     _check_target(out)
     recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
     catalogue = recommender.assembly.catalogue
     if dim is not None and dim > recommender.assembly.model.dim:
         raise RequestError(f"at most {recommender.assembly.model.dim} dimensions", got=str(dim), where="--dim")
     layout = VectorFormat(precision=precision, normalised=normalise, dim=dim, has_bias=recommender.has_bias)
+    attributes = _attributes(catalogue)
+    choice.check(len(catalogue), list(attributes))
     earlier = _earlier(out, recommender.model_hash, layout) if only_new else []
     vectors = layout.shape(np.array(recommender.item_embeddings(meter=meter, earlier=earlier)))
-    files: dict[str, str] = {}
-    report: dict[str, object] = {}
+    temperature = _temperature(recommender, layout)
     with atomic_folder(out) as partial:
-        extra: dict[str, list[object]] = {CONTENT_HASH: [*item_keys(recommender.assembly)], **_attributes(catalogue)}
+        extra: dict[str, list[object]] = {CONTENT_HASH: [*item_keys(recommender.assembly)], **attributes}
         _write_side(partial, "items", _ids(catalogue), vectors, layout, extra)
         if users:
             _write_users(partial, recommender, layout, meter)
-        if store == "faiss":
+        files = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
+        about = None
+        if store != "none":
             with meter("index"):
-                _, kept = read_vectors(partial / "items.parquet", id_column=columns.ITEM_ID)
-                report = _write_index(partial / INDEX_FILE, kept, index, temperature=_temperature(recommender, layout))
-        for path in sorted(partial.iterdir()):
-            files[path.name] = file_hash(path)
+                about = build_index(partial, choice, temperature=temperature)
         write_json(
             partial / MANIFEST,
             {
@@ -114,13 +113,14 @@ def export_run(
                 "model_hash": recommender.model_hash,
                 "metric": "inner_product",
                 "repeat_bonus": recommender.repeat_bonus,
+                "temperature": temperature,
                 "items": len(vectors),
                 "users": recommender.assembly.histories.num_users if users else 0,
                 "dim": vectors.shape[1],
                 "format": vars(layout),
                 "store": store,
-                "index": {"kind": index, **report} if store == "faiss" else None,
-                "files": files,
+                "index": about,
+                "files": files | hash_index(partial),
             },
         )
     return {
@@ -129,7 +129,7 @@ def export_run(
         "items encoded": recommender.items_encoded,
         "dim": int(vectors.shape[1]),
         "precision": precision,
-        **{name: value for name, value in report.items() if name != LAST_SCALE},
+        **shown(about),
     }
 
 
@@ -226,35 +226,3 @@ def _temperature(recommender: Recommender, layout: VectorFormat) -> float | None
     if not layout.has_bias or layout.normalised:
         return None
     return float(recommender.assembly.model.scorer.temperature().detach())
-
-
-def _write_index(
-    path: Path, vectors: npt.NDArray[np.float32], kind: IndexKind, *, temperature: float | None
-) -> dict[str, object]:
-    """Index vectors, and measure the index against exact search on a sample of questions.
-
-    Half of them ask for content alone, half as a user does, who counts the bias.
-    """
-    from mmrec.search.faiss import FaissStore
-
-    bias = float(np.abs(vectors[:, -1]).max(initial=0.0)) if temperature is not None else 0.0
-    scale = min(1.0, BIAS_IN_INDEX / bias) if bias and kind == "hnsw" else 1.0
-    store = FaissStore.build(vectors, kind=kind, last_scale=scale)
-    store.save(path)
-    chosen = np.random.default_rng(0).choice(len(vectors), min(SAMPLE, len(vectors)), replace=False)
-    queries, k = np.array(vectors[chosen]), min(10, len(vectors))
-    if temperature is not None:
-        queries[:, -1] = np.arange(len(queries)) % 2 * temperature
-    start = time.perf_counter()
-    found = store.search(queries, k=k)
-    middle = time.perf_counter()
-    exact = ExactStore(vectors).search(queries, k=k)
-    end = time.perf_counter()
-    # Equal scores may come in any order: what counts is that the tenth is as good as the exact tenth.
-    good = found.scores >= exact.scores[:, -1:] - 1e-5
-    return {
-        "recall@10": round(recall(found.rows, exact.rows), 4),
-        "recall@10, ties counted": round(float(good.mean()), 4),
-        "queries a second over exact": round((end - middle) / max(middle - start, 1e-9), 2),
-        LAST_SCALE: scale,
-    }

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from mmrec import columns
-from mmrec.commands.export import CONTENT_HASH, INDEX_FILE, LAST_SCALE
 from mmrec.errors import RequestError
 from mmrec.inference.export import VectorFolder
+from mmrec.inference.export_index import CONTENT_HASH, open_store
 from mmrec.inference.posts import Post
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
-from mmrec.search.index import ExactStore, Hits, Store
+from mmrec.search.index import Hits, Store
 from mmrec.search.where import where_mask
 
 _SHOWN = 60
@@ -90,7 +90,8 @@ def search_vectors(
         device: where to compute.
 
     Raises:
-        ArtifactError: no export, or one of another model than the run's.
+        ArtifactError: no export, one of another model than the run's, or a store that is damaged or unknown.
+        MissingExtraError: the library of the export's store is not installed.
         RequestError: nothing asked, an unknown item or user, an unreadable picture, or a condition that is none.
     """
     folder = VectorFolder.open(vectors)
@@ -100,23 +101,12 @@ def search_vectors(
     place, of = run or Path(str(folder.manifest["run"])), feed or Path(str(folder.manifest["feed"]))
     load = partial(Recommender.load, place, feed=of, device=device)
     query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, load=load)
-    store = _store(folder, matrix)
+    store = open_store(folder, matrix)
     possible = len(ids) if allowed is None else int(allowed.sum())
     hits = _search(store, query, matrix, allowed, k=min(k, len(ids)))
     held = f"{possible} of {len(ids)} posts meet the conditions" if where.strip() else f"{possible} posts were exported"
     note = "" if possible >= k else f"only {held}, {k} were asked for"
     return _present(hits.rows[0], hits.scores[0], table, note)
-
-
-def _store(folder: VectorFolder, matrix: npt.NDArray[np.float32]) -> Store:
-    path = folder.folder / INDEX_FILE
-    if not path.is_file():
-        return ExactStore(matrix)
-    from mmrec.search.faiss import FaissStore
-
-    about = folder.manifest.get("index")
-    scale = about.get(LAST_SCALE, 1.0) if isinstance(about, dict) else 1.0
-    return FaissStore.open(path, last_scale=float(scale))
 
 
 def _query(

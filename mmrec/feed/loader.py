@@ -128,9 +128,8 @@ class HistoryLoader:
             instants = np.arange(len(events)) - np.repeat(begin, lengths)
         else:
             instants = ranks_within(keys, lengths)
-        first = np.zeros(len(self._events), dtype=bool)
-        first[self._starts] = True
-        return Windows(users, events, lengths, instants, opens=first[starts])
+        user = np.searchsorted(self._starts, starts, side="right") - 1
+        return Windows(users, events, lengths, instants, opens=self._starts[user] == starts)
 
     def batch(self, epoch: int, index: int, cut: tuple[npt.NDArray[np.int64], ...] | None = None) -> HistoryBatch:
         """Return batch ``index`` of an epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
@@ -55,6 +55,7 @@ class TrainingLoss(Movable):
             (``in_batch_softmax``); None for all.
         first_seen: shape (catalogue,), time from which each item existed, so that what did not exist yet is no
             negative (``full_softmax``); None for no such rule.
+        inclusion: what ``in_batch_softmax`` has worked out already, by users and negatives of a batch.
 
     Raises:
         ConfigError: the kind needs something that was not given.
@@ -70,6 +71,7 @@ class TrainingLoss(Movable):
     users_with_item: Int[Tensor, " catalogue"] | None = None
     eligible: Bool[Tensor, " catalogue"] | None = None
     first_seen: Int[Tensor, " catalogue"] | None = None
+    inclusion: dict[tuple[int, int], Tensor] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind == "in_batch_softmax" and (self.users_with_item is None or self.num_users < 1):
@@ -149,26 +151,33 @@ class TrainingLoss(Movable):
         )
 
     def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:
-        assert self.users_with_item is not None
         users, targets, rows = batch.users, batch.targets, batch.items.item_rows
-        drawable = len(self.users_with_item) if self.eligible is None else int(self.eligible.sum())
-        log_inclusion = log_inclusion_probability(
-            self.users_with_item[rows].cpu(),  # float64, which not every device has
-            num_users=self.num_users,
-            batch_users=len(batch.user_rows),
-            negatives=len(batch.negatives),
-            num_items=drawable,
-        )
+        log_inclusion = self._log_inclusion(batch_users=len(batch.user_rows), negatives=len(batch.negatives))
         return in_batch_softmax_loss(
             output.target_vectors,
             output.item_embeddings,
             targets.item_positions,
-            log_inclusion.to(rows.device, torch.float32),
+            log_inclusion[rows],
             targets.weight,
             chunk=self.chunk,
             certain=window_pairs(users.item_positions, users.valid, targets.user_index, targets.item_positions),
             excluded=self._history(batch),
         )
+
+    def _log_inclusion(self, *, batch_users: int, negatives: int) -> Float[Tensor, " catalogue"]:
+        """Return every item's log probability of being in a batch; worked out once for each size of batch."""
+        assert self.users_with_item is not None
+        key = (batch_users, negatives)
+        if key not in self.inclusion:
+            counts = self.users_with_item
+            self.inclusion[key] = log_inclusion_probability(
+                counts.cpu(),  # float64, which not every device has
+                num_users=self.num_users,
+                batch_users=batch_users,
+                negatives=negatives,
+                num_items=len(counts) if self.eligible is None else int(self.eligible.sum()),
+            ).to(counts.device, torch.float32)
+        return self.inclusion[key]
 
     def _history(self, batch: HistoryBatch) -> Pairs | None:
         """Pairs of a target and the positions of its own history, or None where these count as negatives."""

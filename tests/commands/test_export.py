@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mmrec.commands import export as module
 from mmrec.commands.export import export_run
 from mmrec.commands.train import train_run
 from mmrec.config import validate
-from mmrec.errors import ArtifactError, RequestError
+from mmrec.errors import ArtifactError, MissingExtraError, RequestError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.recommender import Recommender
 from mmrec.storage import file_hash, read_json
@@ -39,6 +40,13 @@ def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("vectors") / "whole"
     export_run(tiny_run, out=out, store="faiss", index="flat", device="cpu")
     return out
+
+
+def plain(value: object) -> object:
+    """A cell that can be compared: lists for arrays, None for what is missing."""
+    if isinstance(value, np.ndarray | list):
+        return list(value)
+    return None if pd.isna(value) else value  # type: ignore[call-overload]
 
 
 def vectors(folder: Path, side: str = "items") -> tuple[list[str], np.ndarray]:
@@ -127,6 +135,36 @@ class TestFormats:
         index = read_json(tmp_path / "graph" / "manifest.json")["index"]
         assert isinstance(index, dict)
         assert (index["kind"], index["recall@10"]) == ("hnsw", 1.0)
+        assert (flat["index"], graph["index"]) == ("flat", "hnsw")
+
+    def test_an_index_that_cannot_be_built_is_refused_before_anything_is_encoded(
+        self, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Recommender, "item_embeddings", None)
+        with pytest.raises(RequestError, match="at least 256 vectors.*got 30.*hnsw or flat"):
+            export_run(tiny_run, out=tmp_path / "v", store="faiss", index="ivfpq", device="cpu")
+        for store in ("none", "lancedb"):
+            with pytest.raises(RequestError, match=f"--store faiss, got --index flat beside --store {store}"):
+                export_run(tiny_run, out=tmp_path / "v", store=store, index="flat", device="cpu")  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "lancedb", None)
+        monkeypatch.delitem(sys.modules, "mmrec.search.lancedb", raising=False)
+        with pytest.raises(MissingExtraError, match=r"mmrec\[lancedb\]"):
+            export_run(tiny_run, out=tmp_path / "v", store="lancedb", device="cpu")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_table_of_lancedb(self, tiny_run: Path, whole: Path, tmp_path: Path) -> None:
+        lancedb = pytest.importorskip("lancedb")
+        summary = export_run(tiny_run, out=tmp_path / "v", store="lancedb", device="cpu")
+        assert (summary["index"], summary["recall@10"]) == ("exact", 1.0)
+        table = lancedb.connect(tmp_path / "v").open_table("items").to_pandas()
+        expected = VectorFolder.open(whole).table().drop(columns="content_hash")
+        pd.testing.assert_frame_equal(table[list(expected)].map(plain), expected.map(plain), check_dtype=False)
+        np.testing.assert_array_equal(np.stack(table["vector"]), vectors(whole)[1])
+        manifest = read_json(tmp_path / "v" / "manifest.json")
+        files = {p.relative_to(tmp_path / "v").as_posix(): p for p in (tmp_path / "v").rglob("*") if p.is_file()}
+        del files["manifest.json"]
+        assert len(files) > 3
+        assert manifest["files"] == {name: file_hash(path) for name, path in files.items()}
 
 
 class TestOnlyNew:
@@ -215,7 +253,9 @@ class TestOnlyNew:
 
 
 class TestWholeOrAsBefore:
-    @pytest.mark.parametrize("where", ["_write_side", "_write_users", "_write_index", "file_hash", "write_json"])
+    @pytest.mark.parametrize(
+        "where", ["_write_side", "_write_users", "build_index", "file_hash", "hash_index", "write_json"]
+    )
     def test_a_failure_anywhere_keeps_the_old_export(
         self, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:

@@ -18,6 +18,7 @@ from mmrec.inference.export import VectorFolder
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
 from mmrec.inference.tables import read_rows
+from mmrec.search.faiss import FaissStore
 from mmrec.storage import read_json, write_json
 from tests.feeds import write_feed
 from tests.tiny_run import (
@@ -132,9 +133,13 @@ class TestAnswers:
         assert len(found.rows) == 30
         assert found.note == "only 30 posts were exported, 31 were asked for"
 
-    @pytest.mark.parametrize("index", ["flat", "hnsw"])
-    def test_an_index_finds_the_same(self, content_run: Path, exported: Path, tmp_path: Path, index: str) -> None:
-        export_run(content_run, out=tmp_path / "v", store="faiss", index=index, device="cpu")  # type: ignore[arg-type]
+    @pytest.mark.parametrize(("store", "index"), [("faiss", "flat"), ("faiss", "hnsw"), ("lancedb", None)])
+    def test_an_index_finds_the_same(
+        self, content_run: Path, exported: Path, tmp_path: Path, store: str, index: str | None
+    ) -> None:
+        if store == "lancedb":
+            pytest.importorskip("lancedb")
+        export_run(content_run, out=tmp_path / "v", store=store, index=index, device="cpu")  # type: ignore[arg-type]
         for asked in ({"text": "a red scarf"}, {"user": "u01"}, {"text": "silk", "where": "stock >= 25", "k": 40}):
             found, exact = search(tmp_path / "v", **asked), search(exported, **asked)
             assert ids(found) == ids(exact)
@@ -189,6 +194,41 @@ class TestRefusals:
         with pytest.raises(ArtifactError, match="a run folder"):
             search(tmp_path / "v", text="red")
         assert len(search(tmp_path / "v", text="red", run=content_run).rows) == 10
+
+
+class TestStores:
+    """What the manifest names is opened, or refused; never quietly something else."""
+
+    @pytest.fixture
+    def indexed(self, content_run: Path, tmp_path: Path) -> Path:
+        export_run(content_run, out=tmp_path / "v", store="faiss", device="cpu")
+        return tmp_path / "v"
+
+    @pytest.mark.parametrize(
+        ("store", "index", "got"),
+        [
+            ("milvus", {"kind": "hnsw"}, r"milvus \(hnsw\)"),
+            ("faiss", {"kind": "scann"}, r"faiss \(scann\)"),
+            ("lancedb", {"kind": "hnsw"}, r"lancedb \(hnsw\)"),
+            ("faiss", None, r"faiss \(None\)"),
+            (None, None, r"None \(None\)"),
+        ],
+    )
+    def test_unknown_ones(self, indexed: Path, store: object, index: object, got: str) -> None:
+        manifest = read_json(indexed / "manifest.json") | {"store": store, "index": index}
+        write_json(indexed / "manifest.json", manifest)
+        with pytest.raises(ArtifactError, match=rf"none, faiss .*, lancedb .* got {got}.*mmrec index"):
+            search(indexed, items=["p01"])
+
+    def test_an_index_that_is_gone(self, indexed: Path) -> None:
+        (indexed / "items.faiss").unlink()
+        with pytest.raises(ArtifactError, match="an index file, got no file.*mmrec index"):
+            search(indexed, items=["p01"])
+
+    def test_an_index_of_other_vectors(self, indexed: Path) -> None:
+        FaissStore.build(VectorFolder.open(indexed).vectors("items")[1][1:], kind="hnsw").save(indexed / "items.faiss")
+        with pytest.raises(ArtifactError, match="index of 30 vectors of width 17, got one of 29 vectors.*mmrec index"):
+            search(indexed, items=["p01"])
 
 
 def test_users_of_the_exported_feed_are_asked_not_those_of_training(
