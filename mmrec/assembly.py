@@ -19,6 +19,7 @@ from mmrec.encoders.base import ContentEncoder
 from mmrec.errors import ConfigError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
+from mmrec.feed.ids import Ids
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links, picture_links
 from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
@@ -66,24 +67,6 @@ def silent_meter(description: str) -> Iterator[Advance]:
 
 def ignore(message: str) -> None:
     """Take a sentence and say nothing."""
-
-
-@dataclass(frozen=True)
-class Ids:
-    """The items that have an id vector, in the order of the vectors.
-
-    Args:
-        item_ids: shape (ids,), as text.
-        counts: shape (ids,), how often training saw each.
-    """
-
-    item_ids: npt.NDArray[np.object_]
-    counts: npt.NDArray[np.int64]
-
-    def rows(self, catalogue: Catalogue) -> npt.NDArray[np.int64]:
-        """Return the id vector of every item of a catalogue, -1 where training saw none of it; shape (items,)."""
-        known = {str(item_id): row for row, item_id in enumerate(self.item_ids) if self.counts[row] > 0}
-        return np.array([known.get(str(item_id), -1) for item_id in catalogue.item_ids], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -267,4 +250,4 @@ def _raw(
         return picture_links(catalogue, max_images=config.train.max_images), pixels, catalogue.pictures.hashes
     if built.vectors is not None:
         return optional_links(built.vectors.rows), built.vectors, None
-    return optional_links(ids.rows(catalogue)), IdTable(ids.counts), None
+    return optional_links(ids.rows(catalogue)), IdTable(ids.counts, ids.trends), None

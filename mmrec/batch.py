@@ -92,10 +92,12 @@ class IdContent(Movable):
     Args:
         item_rows: shape (contents,), all >= 0.
         counts: shape (contents,), how often training saw each item, all >= 1.
+        trends: shape (contents,), how far each item's popularity rose of late, a logarithm; 0 where unknown.
     """
 
     item_rows: Int[Tensor, " contents"]
     counts: Float[Tensor, " contents"]
+    trends: Float[Tensor, " contents"]
 
     def __len__(self) -> int:
         return len(self.item_rows)

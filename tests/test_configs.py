@@ -116,7 +116,12 @@ def test_both_encoders_train_from_the_first_block_on(
 
 def initial_weights(config: Config, feed: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Copies of the weights of each encoder's first block and of its stem, by modality."""
-    assembly = assemble(config, feed, training_ids(feed, Split.load(feed)), device=torch.device("cpu"))
+    assembly = assemble(
+        config,
+        feed,
+        training_ids(feed, Split.load(feed), trend_days=config.model.trend_days),
+        device=torch.device("cpu"),
+    )
     names = {id(parameter): name for name, parameter in assembly.model.named_parameters()}
     found = {}
     for modality in ("text", "image"):

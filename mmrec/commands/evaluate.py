@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.assembly import Assembly, Ids, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
+from mmrec.assembly import Assembly, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
 from mmrec.build import BuiltEncoder, build_encoders
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.errors import ArtifactError
@@ -33,6 +33,7 @@ from mmrec.evaluation.knockout import ScorerFactory, shuffled_pictures
 from mmrec.evaluation.ranking import CaseScorer
 from mmrec.evaluation.report import write_report
 from mmrec.evaluation.results import EvaluationReport
+from mmrec.feed.ids import Ids
 from mmrec.feed.items import ItemReader
 from mmrec.feed.splits import Cases, Part, Split
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
@@ -235,7 +236,7 @@ def content_vectors(
         return {}, {}
     content = config.model_copy(update={"encoders": {name: config.encoders[name] for name in names}})
     encoders = build_encoders(content, catalogue, num_ids=0, frozen=True)
-    nobody = Ids(np.zeros(0, dtype=object), np.zeros(0, dtype=np.int64))
+    nobody = Ids(np.zeros(0, dtype=object), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
     reader = build_reader(content, catalogue, encoders, nobody, device=assembly.device, notify=notify, meter=meter)
     vectors, present = {}, {}
     for name in names:

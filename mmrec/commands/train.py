@@ -9,15 +9,12 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 
 import mmrec
-from mmrec import columns
 from mmrec.assembly import (
     Assembly,
-    Ids,
     Meter,
     Notify,
     assemble,
@@ -37,8 +34,11 @@ from mmrec.evaluation.metrics import metric_names
 from mmrec.evaluation.settings import settings_of
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
+from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
+from mmrec.feed.trends import popularity_trends
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
+from mmrec.model.item_encoder import ITEM_ID
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
@@ -83,13 +83,13 @@ def train_run(
     cases = _validation_cases(config, split)
     _check_metric(config.train.metric)
     _check_objective(config, Histories.load(feed))
-    ids = training_ids(feed, split)
+    ids = training_ids(feed, split, trend_days=config.model.trend_days)
     check_run(run, config, feed=feed, split=split, resume=resume)
     assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
     begin_run(run, config, feed=feed, split=split)
     save_parts(run, assembly, ids)
     work = WorkLog(assembly.encoders)
-    result = _train(assembly, split, cases, run, accelerator, work, resume=resume, notify=notify, meter=meter)
+    result = _train(assembly, ids, split, cases, run, accelerator, work, resume=resume, notify=notify, meter=meter)
     if result.best_metric is None:
         raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
     return {
@@ -105,11 +105,12 @@ def train_run(
     }
 
 
-def training_ids(feed: Path, split: Split) -> Ids:
-    """Return every item of a feed, and how often the split's training events show it."""
+def training_ids(feed: Path, split: Split, *, trend_days: int) -> Ids:
+    """Return every item of a feed, how often the split's training events show it, and how that changed of late."""
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     rows = histories.item_rows[np.flatnonzero(split.train_events)]
-    return Ids(catalogue.item_ids, np.bincount(rows, minlength=len(catalogue)))
+    trends = popularity_trends(histories, split.train_events, num_items=len(catalogue), days=trend_days)
+    return Ids(catalogue.item_ids, np.bincount(rows, minlength=len(catalogue)), trends)
 
 
 def check_run(run: RunFolder, config: Config, *, feed: Path, split: Split, resume: bool) -> None:
@@ -169,14 +170,13 @@ def begin_run(run: RunFolder, config: Config, *, feed: Path, split: Split) -> No
 
 def save_parts(run: RunFolder, assembly: Assembly, ids: Ids) -> None:
     """Write the id map and the preprocessors, so that the run can be used without a hub."""
-    table = pd.DataFrame({columns.ITEM_ID: ids.item_ids, "count": ids.counts})
-    with atomic_file(run.ids) as partial:
-        table.to_parquet(partial)
+    ids.save(run.ids)
     save_preprocessors(assembly.encoders, run.preprocessing)
 
 
 def _train(
     assembly: Assembly,
+    ids: Ids,
     split: Split,
     cases: Cases,
     run: RunFolder,
@@ -204,8 +204,10 @@ def _train(
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
     metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
 
+    has_trend = bool(ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
+
     def embed() -> torch.Tensor:
-        return encode_catalogue(model, assembly.reader, assembly.all_rows, device=assembly.device)
+        return encode_catalogue(model, assembly.reader, assembly.all_rows, device=assembly.device, trend=False)
 
     def validate() -> Mapping[str, float]:
         scorer = ModelScorer(
@@ -215,6 +217,7 @@ def _train(
             cases,
             history_length=config.train.history_length,
             device=assembly.device,
+            trends=torch.from_numpy(ids.trends) if has_trend else None,
         )
         first_seen = assembly.catalogue.first_seen
         if config.objective.kind in VALUE_LOSSES:
@@ -227,6 +230,7 @@ def _train(
                 histories,
                 split,
                 set_bonus=model.scorer.repeat_bonus.fill_,
+                set_trend=model.scorer.trend_weight.fill_ if has_trend else None,
                 metric=config.train.metric,
                 names=metrics,
                 first_seen=first_seen,

@@ -15,7 +15,9 @@ from mmrec.feed.splits import Cases, Split
 
 REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
-REPEAT_BONUS = "repeat_bonus"
+TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+"""Candidates for the weight of what rose of late."""
+REPEAT_BONUS, TREND_WEIGHT = "repeat_bonus", "trend_weight"
 
 
 def calibrated_metrics(
@@ -25,15 +27,17 @@ def calibrated_metrics(
     split: Split,
     *,
     set_bonus: Callable[[float], object],
+    set_trend: Callable[[float], object] | None,
     metric: str,
     names: Sequence[str],
     first_seen: npt.NDArray[np.int64],
 ) -> dict[str, float]:
-    """Set the repeat bonus that ranks best where nothing is filtered; return the headline metrics with it.
+    """Set the repeat bonus and the trend's weight that rank best; return the headline metrics with them.
 
-    Training cannot teach it well: within one basket nobody chooses twice, and most targets of many feeds are within
-    one.  Likelihood is a poor judge too, for it weighs the bonus against the overconfident rest of the scores.  Questions
-    about cold items say nothing of repeats: there the bonus is 0.
+    Training cannot teach the bonus well: within one basket nobody chooses twice, and most targets of many feeds are within
+    one.  Likelihood is a poor judge too, for it weighs the bonus against the overconfident rest of the scores.  It is
+    judged where nothing is filtered, the trend then by the headline.  Questions about cold items say nothing of either:
+    there both are 0.
 
     Args:
         scorer: the model, whose scores follow the bonus.
@@ -41,6 +45,7 @@ def calibrated_metrics(
         histories: the feed's interactions.
         split: whose part the cases are.
         set_bonus: takes the bonus.
+        set_trend: takes the trend's weight; None where there is no trend.
         metric: the one that counts, higher is better; the first of equals is taken.
         names: metrics to return, ``metric`` among them.
         first_seen: shape (items,), of the catalogue.
@@ -48,11 +53,22 @@ def calibrated_metrics(
     settings = settings_of(split, cases, histories)
     unfiltered = next(setting for setting in settings if setting.pool == "all" and not setting.filter_seen)
 
-    def measure(bonus: float, setting: Setting) -> dict[str, float]:
-        set_bonus(bonus)
+    def measure(setting: Setting) -> dict[str, float]:
         return validation_metrics(scorer, cases, histories, setting, first_seen=first_seen, names=names)
 
-    best = 0.0
-    if split.kind != "cold_items":
-        best = max(REPEAT_BONUSES, key=lambda bonus: measure(bonus, unfiltered)[metric])
-    return {**measure(best, settings[0]), REPEAT_BONUS: best}
+    def choose(candidates: Sequence[float], give: Callable[[float], object], setting: Setting) -> float:
+        found = []
+        for candidate in candidates if split.kind != "cold_items" else candidates[:1]:
+            give(candidate)
+            found.append(measure(setting)[metric])
+        best = candidates[int(np.argmax(found))]
+        give(best)
+        return best
+
+    chosen = {}
+    if set_trend is not None:
+        set_trend(TREND_WEIGHTS[0])
+    chosen[REPEAT_BONUS] = choose(REPEAT_BONUSES, set_bonus, unfiltered)
+    if set_trend is not None:
+        chosen[TREND_WEIGHT] = choose(TREND_WEIGHTS, set_trend, settings[0])
+    return {**measure(settings[0]), **chosen}

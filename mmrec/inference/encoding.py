@@ -68,13 +68,17 @@ def encode_catalogue(
     *,
     device: torch.device,
     batch_items: int = 512,
+    trend: bool = True,
     progress: Progress | None = None,
 ) -> Float[Tensor, "items width"]:
-    """Return the score-ready vectors of some items, float32 on the CPU, in the order given."""
+    """Return the score-ready vectors of some items, float32 on the CPU, in the order given.
+
+    ``trend`` is left out of a training's bank, and where its weight is still to be chosen.
+    """
     vectors = torch.empty(len(item_rows), model.width)
     with evaluating(model):
         for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
-            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device)).float().cpu()
+            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device), trend=trend).float().cpu()
             if progress:
                 progress(len(index))
     return vectors
@@ -119,6 +123,7 @@ class ModelScorer:
         cases: the questions.
         history_length: most recent events a history is cut to.
         device: where to compute.
+        trends: shape (items,), where the vectors leave the trend out and its weight is still to be chosen.
     """
 
     def __init__(
@@ -130,9 +135,11 @@ class ModelScorer:
         *,
         history_length: int,
         device: torch.device,
+        trends: Float[Tensor, " items"] | None = None,
     ) -> None:
         self._model, self._histories, self._cases = model, histories, cases
         self._items = item_embeddings.to(device)
+        self._trends = None if trends is None else trends.to(device)
         self._length, self._device = history_length, device
         self._users = torch.empty(len(cases), 0, model.width)
         self._known = np.zeros(len(cases), dtype=bool)
@@ -151,5 +158,7 @@ class ModelScorer:
             torch.from_numpy(np.repeat(np.arange(len(cases)), events.lengths)).to(self._device),
             torch.from_numpy(np.asarray(self._histories.item_rows[events.values], np.int64)).to(self._device),
         )
+        scorer = self._model.scorer
         with torch.inference_mode():
-            return self._model.scorer.compare(users.to(self._device), self._items, had=had).cpu()
+            items = self._items if self._trends is None else scorer.with_trend(self._items, self._trends)
+            return scorer.compare(users.to(self._device), items, had=had).cpu()

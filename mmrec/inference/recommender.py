@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmrec import columns
-from mmrec.assembly import Assembly, Ids, Meter, Notify, assemble, choose_device, ignore, silent_meter
+from mmrec.assembly import Assembly, Meter, Notify, assemble, choose_device, ignore, silent_meter
 from mmrec.config import load_config
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import MANIFEST
+from mmrec.feed.ids import Ids
 from mmrec.inference.embedding_table import (
     EmbeddingTable,
     item_keys,
@@ -115,8 +116,7 @@ class Recommender:
                 fix="Give its new place: --feed.",
             )
         config = load_config(folder.config)
-        table = pd.read_parquet(folder.ids)
-        ids = Ids(table[columns.ITEM_ID].to_numpy(dtype=object), table["count"].to_numpy(dtype=np.int64))
+        ids = Ids.load(folder.ids)
         path = best_checkpoint(folder.checkpoints)
         checkpoint = read_checkpoint(path)
         assembly = assemble(

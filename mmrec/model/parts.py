@@ -63,7 +63,9 @@ def _select(content: Content, used: Bool[Tensor, " contents"]) -> Content:
         case VectorContent():
             return VectorContent(vectors=content.vectors[used])
         case IdContent():
-            return IdContent(item_rows=content.item_rows[used], counts=content.counts[used])
+            return IdContent(
+                item_rows=content.item_rows[used], counts=content.counts[used], trends=content.trends[used]
+            )
         case TextContent():
             return TextContent(token_ids=content.token_ids[_rows(used, content.lengths)], lengths=content.lengths[used])
         case TokenStates():

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.batch import HistoryBatch, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
-from mmrec.model.item_encoder import ItemEncoder
+from mmrec.batch import HistoryBatch, IdContent, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
+from mmrec.model.item_encoder import ITEM_ID, ItemEncoder
 from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.scorer import Scorer
 from mmrec.model.user_encoder import UserEncoder
@@ -49,9 +49,15 @@ class RecommenderModel(nn.Module):
         comparable = all(name in item_encoder.modalities for name in contrastive_modalities)
         self.contrastive_items = contrastive_items if comparable else 0
 
-    def encode_items(self, items: ItemBatch) -> Float[Tensor, "items width"]:
-        """Return score-ready vectors of distinct items."""
-        return self.scorer.item_vectors(self.item_encoder(items))
+    def encode_items(self, items: ItemBatch, *, trend: bool = True) -> Float[Tensor, "items width"]:
+        """Return score-ready vectors of distinct items.
+
+        Args:
+            items: what to encode.
+            trend: let what rose of late weigh more, as far as validation found that right.
+        """
+        vectors = self.scorer.item_vectors(self.item_encoder(items))
+        return self.scorer.with_trend(vectors, item_trends(items)) if trend else vectors
 
     def encode_users(self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]) -> UserStates:
         """Return score-ready vectors of users, after the whole history and after each slot of it.
@@ -111,3 +117,13 @@ class RecommenderModel(nn.Module):
         chosen = self.scorer.user_vectors(chosen + ~targets.together.unsqueeze(1) * again)
         known = (targets.time_index >= 0).unsqueeze(1)
         return torch.where(known, chosen, self.scorer.stranger_vector().to(chosen.dtype))
+
+
+def item_trends(items: ItemBatch) -> Float[Tensor, " items"]:
+    """Return how far each item's popularity rose of late; 0 for items that training did not see."""
+    trends = torch.zeros(len(items), device=items.item_rows.device)
+    part = items.parts.get(ITEM_ID)
+    if part is None:
+        return trends
+    assert isinstance(part.content, IdContent)
+    return trends.index_copy(0, part.item_index, part.content.trends[part.content_index])

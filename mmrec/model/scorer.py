@@ -21,7 +21,8 @@ class Scorer(nn.Module):
     """Make vectors score-ready and compare them.
 
     An item that the user's history holds gains ``repeat_bonus``, which validation chooses.  Similarity cannot say that
-    people come back for the very same thing: whatever raises an item raises everything like it as well.
+    people come back for the very same thing: whatever raises an item raises everything like it as well.  Validation
+    chooses ``trend_weight`` too: what rose in the last days before the question cannot be learnt from all the days before.
 
     Args:
         dim: width of fused item vectors and user states.
@@ -31,6 +32,7 @@ class Scorer(nn.Module):
     """
 
     repeat_bonus: Tensor
+    trend_weight: Tensor
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Scorer(nn.Module):
             nn.init.zeros_(self.bias.bias)
         self.stranger = nn.Parameter(torch.zeros(dim))
         self.register_buffer("repeat_bonus", torch.zeros(()))
+        self.register_buffer("trend_weight", torch.zeros(()))
 
     def temperature(self) -> Float[Tensor, ""]:
         """Return the temperature; 1 for the inner product.  Its logarithm moves between the limits, never sticks."""
@@ -66,6 +69,15 @@ class Scorer(nn.Module):
             return content
         # Coordinates of about one let the bias learn as fast as everything else.
         return torch.cat([content, self.bias(content * self.dim**0.5).to(content.dtype)], dim=1)
+
+    def with_trend(
+        self, item_embeddings: Float[Tensor, "items width"], trends: Float[Tensor, " items"]
+    ) -> Float[Tensor, "items width"]:
+        """Add to the items' biases how far their popularity rose of late, weighted; without a bias nothing."""
+        if self.bias is None:
+            return item_embeddings
+        rise = self.trend_weight.to(item_embeddings) * trends.to(item_embeddings)
+        return torch.cat([item_embeddings[:, :-1], item_embeddings[:, -1:] + rise.unsqueeze(1)], dim=1)
 
     def content(self, item_embeddings: Float[Tensor, "items width"]) -> Float[Tensor, "items dim"]:
         """Return score-ready item vectors without the bias: what histories and searches by content compare."""

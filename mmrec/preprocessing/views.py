@@ -129,9 +129,11 @@ class IdTable:
 
     Args:
         counts: shape (items,), how often training saw each item.
+        trends: shape (items,), how far each item's popularity rose of late.
     """
 
     counts: npt.NDArray[np.int64]
+    trends: npt.NDArray[np.float32]
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -140,8 +142,11 @@ class IdTable:
 
     def gather(self, rows: npt.NDArray[np.int64]) -> IdContent:
         """Return the ids of the given rows."""
-        counts = torch.from_numpy(self.counts[rows].astype(np.float32))
-        return IdContent(torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)), counts)
+        return IdContent(
+            item_rows=torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)),
+            counts=torch.from_numpy(self.counts[rows].astype(np.float32)),
+            trends=torch.from_numpy(self.trends[rows]),
+        )
 
 
 def token_view(

@@ -75,7 +75,7 @@ def kinds(clip: Path) -> dict[str, Kind]:
         ),
         "item_id": Kind(
             lambda _: ItemIdEncoder(9, 8),
-            lambda: IdContent(torch.tensor([8, 0, 3]), torch.tensor([1.0, 5.0, 2.0])),
+            lambda: IdContent(torch.tensor([8, 0, 3]), torch.tensor([1.0, 5.0, 2.0]), torch.zeros(3)),
             0,
         ),
         "precomputed": Kind(lambda _: PrecomputedEncoder(6), lambda: VectorContent(torch.arange(24.0).view(4, 6)), 0),
@@ -102,7 +102,7 @@ def take(content: Content, rows: list[int]) -> Content:
         case VectorContent():
             return VectorContent(content.vectors[rows])
         case IdContent():
-            return IdContent(content.item_rows[rows], content.counts[rows])
+            return IdContent(content.item_rows[rows], content.counts[rows], content.trends[rows])
 
 
 def trainable(encoder: ContentEncoder) -> dict[str, nn.Parameter]:
@@ -307,6 +307,6 @@ def test_item_ids_start_from_their_seed() -> None:
     first, second, third = ItemIdEncoder(4, 3, seed=1), ItemIdEncoder(4, 3, seed=1), ItemIdEncoder(4, 3, seed=2)
     assert torch.equal(first.table, second.table)
     assert not torch.equal(first.table, third.table)
-    tokens = first(IdContent(torch.tensor([2, 2]), torch.tensor([1.0, 1.0])))
+    tokens = first(IdContent(torch.tensor([2, 2]), torch.tensor([1.0, 1.0]), torch.zeros(2)))
     assert torch.equal(tokens.states, first.table[[2, 2]])
     assert tokens.lengths.tolist() == [1, 1]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from mmrec.assembly import Ids
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
+from mmrec.feed.ids import Ids
 from mmrec.feed.items import ItemReader, Modality
 from mmrec.feed.splits import Split
 from mmrec.inference.encoding import ModelScorer, catalogue_batches, encode_catalogue, evaluating
@@ -102,6 +103,34 @@ class TestCases:
             (expected,) = recommender.scoring.score([Request("x", items, history=history)])
             np.testing.assert_allclose(scores[row], expected.scores, atol=1e-4)
 
+    def test_a_trend_added_to_scores_is_the_one_in_the_vectors(
+        self, recommender: Recommender, tiny_feed: TinyFeed
+    ) -> None:
+        assembly, split = recommender.assembly, Split.load(tiny_feed.prepared)
+        trends = torch.linspace(-1, 1, NUM_ITEMS)
+
+        def scores(vectors: Tensor, trends: Tensor | None) -> Tensor:
+            length = assembly.config.train.history_length
+            scorer = ModelScorer(
+                assembly.model,
+                vectors,
+                assembly.histories,
+                split.test,
+                history_length=length,
+                device=CPU,
+                trends=trends,
+            )
+            return scorer.scores(np.array([5, 2]))
+
+        plain, weight = recommender.catalogue_tensor, assembly.model.scorer.trend_weight
+        weight.fill_(0.5)
+        try:
+            risen = assembly.model.scorer.with_trend(plain, trends)
+            torch.testing.assert_close(scores(plain, trends), scores(risen, None))
+            torch.testing.assert_close(scores(risen, None) - scores(plain, None), (0.5 * trends).expand(2, -1))
+        finally:
+            weight.zero_()
+
 
 def test_items_have_the_modalities_they_show(recommender: Recommender) -> None:
     present = recommender.vectors.present
@@ -111,7 +140,7 @@ def test_items_have_the_modalities_they_show(recommender: Recommender) -> None:
 
 
 def test_ids_that_training_never_saw_have_no_vector(recommender: Recommender) -> None:
-    ids = Ids(np.array(["p02", "gone", "p00"], dtype=object), np.array([5, 9, 0]))
+    ids = Ids(np.array(["p02", "gone", "p00"], dtype=object), np.array([5, 9, 0]), np.zeros(3, np.float32))
     rows = ids.rows(recommender.assembly.catalogue)
     assert rows[2] == 0
     assert (rows[[0, 1, *range(3, NUM_ITEMS)]] == -1).all()

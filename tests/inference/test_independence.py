@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from mmrec import Post
-from mmrec.assembly import Ids, assemble
+from mmrec.assembly import assemble
 from mmrec.commands.train import train_run
 from mmrec.config import Config
+from mmrec.feed.ids import Ids
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.recommender import Recommender
@@ -199,5 +199,4 @@ def cut(config: Config, mode: str) -> Config:
 
 
 def loaded_ids(recommender: Recommender) -> Ids:
-    table = pd.read_parquet(recommender.run.ids)
-    return Ids(table["item_id"].to_numpy(dtype=object), table["count"].to_numpy(dtype=np.int64))
+    return Ids.load(recommender.run.ids)

@@ -114,7 +114,7 @@ def item_batch(posts: Sequence[Post]) -> ItemBatch:
     if rows:
         shown = [(i, rows.index(post.row)) for i, post in enumerate(posts) if post.row >= 0]
         counts = torch.tensor([count_of(row) for row in rows])
-        parts["item_id"] = _parts(IdContent(torch.tensor(rows), counts), shown)
+        parts["item_id"] = _parts(IdContent(torch.tensor(rows), counts, counts.log()), shown)
     return ItemBatch(item_rows=torch.tensor([post.row for post in posts], dtype=torch.int64), parts=parts)
 
 

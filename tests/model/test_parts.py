@@ -59,7 +59,7 @@ def test_every_kind_of_content_can_be_thinned() -> None:
     numbers = torch.arange(3)
     images = ImageContent(pixels=numbers.view(3, 1, 1, 1).expand(3, 3, 2, 2).to(torch.uint8))
     vectors = VectorContent(vectors=numbers.view(3, 1).float())
-    ids = IdContent(item_rows=numbers, counts=numbers.float() + 1)
+    ids = IdContent(item_rows=numbers, counts=numbers.float() + 1, trends=-numbers.float())
     states = TokenStates(states=torch.arange(6.0).view(6, 1), lengths=torch.tensor([1, 2, 3]))
     hidden = torch.tensor([True, True, False])
     thinned = [without(parts(content), hidden) for content in (images, vectors, ids, states)]
@@ -71,5 +71,6 @@ def test_every_kind_of_content_can_be_thinned() -> None:
     assert contents[1].vectors.flatten().tolist() == [0, 2]
     assert isinstance(contents[2], IdContent)
     assert contents[2].counts.tolist() == [1, 3]
+    assert contents[2].trends.tolist() == [0, -2]
     assert isinstance(contents[3], TokenStates)
     assert contents[3].states.flatten().tolist() == [0, 3, 4, 5]

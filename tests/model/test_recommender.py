@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
-from tests.model.samples import DIM, POSTS, Post, TinyId, TinyText, item_batch, item_encoder, randomise
+from tests.model.samples import DIM, POSTS, Post, TinyId, TinyText, count_of, item_batch, item_encoder, randomise
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,20 @@ def test_the_order_of_events_within_an_instant_changes_no_score() -> None:
     orders = [[Event(0, 0), Event(1, 1), Event(2, 1)], [Event(0, 0), Event(2, 1), Event(1, 1)]]
     first, second = model.score(model.encode_users(user_batch(orders), items), items)["next"]
     torch.testing.assert_close(first, second)
+
+
+def test_what_rose_of_late_weighs_more_outside_training_only() -> None:
+    model, batch = model_of().eval(), history_batch()
+    plain, trained = model.encode_items(batch.items), model(batch).item_embeddings
+    model.scorer.trend_weight.fill_(2.0)
+    moved = model.encode_items(batch.items) - plain
+    expected = torch.zeros_like(moved)
+    # The samples' trends are the logarithms of their counts; posts without an id of their own have none.
+    expected[:, -1] = torch.tensor([2 * math.log(count_of(post.row)) if post.row >= 0 else 0.0 for post in POSTS])
+    assert expected.any()
+    torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
+    assert torch.equal(model.encode_items(batch.items, trend=False), plain)
+    assert torch.equal(model(batch).item_embeddings, trained)
 
 
 class TestViews:

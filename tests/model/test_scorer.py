@@ -96,3 +96,15 @@ def test_a_zero_vector_is_finite() -> None:
     (scorer.item_vectors(zeros).sum() + scorer.user_vectors(zeros).sum()).backward()
     assert zeros.grad is not None
     assert zeros.grad.isfinite().all()
+
+
+def test_trend_moves_the_bias_and_nothing_else() -> None:
+    scorer = Scorer(dim=2)
+    vectors, trends = scorer.item_vectors(ITEMS), torch.tensor([1.0, 0.0, -2.0])
+    assert torch.equal(scorer.with_trend(vectors, trends), vectors)
+    scorer.trend_weight.fill_(0.5)
+    moved = scorer.with_trend(vectors, trends) - vectors
+    torch.testing.assert_close(moved, torch.tensor([[0, 0, 0.5], [0, 0, 0], [0, 0, -1.0]]))
+    without = Scorer(dim=2, item_bias=False)
+    without.trend_weight.fill_(0.5)
+    assert torch.equal(without.with_trend(without.item_vectors(ITEMS), trends), without.item_vectors(ITEMS))

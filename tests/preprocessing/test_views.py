@@ -166,9 +166,10 @@ def test_vectors_that_are_not_there(catalogue: Catalogue, tmp_path: Path) -> Non
 
 
 def test_ids_are_present_where_training_saw_the_item() -> None:
-    table = IdTable(np.array([3, 0, 1]))
+    table = IdTable(np.array([3, 0, 1]), np.array([0.5, 0, -1], np.float32))
     assert isinstance(table, ContentSource)
     assert table.rows.tolist() == [0, -1, 2]
     content = table.gather(np.array([2, 0]))
     assert content.item_rows.tolist() == [2, 0]
     assert content.counts.tolist() == [1.0, 3.0]
+    assert content.trends.tolist() == [-1.0, 0.5]
