@@ -7,7 +7,7 @@ say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf "$out"
 say mmrec convert-weights efficientnet_lite0
-say mmrec-data synthesize --out "$out/feed" --items 2400 --users 1400 --subjects 10 --looks 10 --popularity 0.3
+say mmrec-data synthesize --out "$out/feed" --items 2400 --users 1800 --subjects 10 --looks 10 --popularity 0.3
 say mmrec-data prepare "$out/feed" --out "$out/prepared" --caption title,description
 say mmrec-data audit "$out/prepared"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.evaluation.evaluate import validation_values
 from mmrec.evaluation.ranking import CaseScorer, Setting
 from mmrec.evaluation.settings import settings_of
 from mmrec.feed.histories import Histories
@@ -17,6 +17,8 @@ REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
 TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
+STANDARD_ERRORS = 2.0
+"""Either stays at 0 unless it is better by this many: a few hundred questions always favour some candidate."""
 REPEAT_BONUS, TREND_WEIGHT = "repeat_bonus", "trend_weight"
 
 
@@ -53,17 +55,20 @@ def calibrated_metrics(
     settings = settings_of(split, cases, histories)
     unfiltered = next(setting for setting in settings if setting.pool == "all" and not setting.filter_seen)
 
-    def measure(setting: Setting) -> dict[str, float]:
-        return validation_metrics(scorer, cases, histories, setting, first_seen=first_seen, names=names)
+    def measure(setting: Setting) -> dict[str, npt.NDArray[np.float64]]:
+        return validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
 
     def choose(candidates: Sequence[float], give: Callable[[float], object], setting: Setting) -> float:
         found = []
         for candidate in candidates if split.kind != "cold_items" else candidates[:1]:
             give(candidate)
             found.append(measure(setting)[metric])
-        best = candidates[int(np.argmax(found))]
-        give(best)
-        return best
+        best = int(np.argmax([values.mean() for values in found]))
+        gains = found[best] - found[0]
+        if gains.mean() < STANDARD_ERRORS * gains.std() / max(len(gains), 1) ** 0.5:
+            best = 0
+        give(candidates[best])
+        return candidates[best]
 
     chosen = {}
     if set_trend is not None:
@@ -71,4 +76,4 @@ def calibrated_metrics(
     chosen[REPEAT_BONUS] = choose(REPEAT_BONUSES, set_bonus, unfiltered)
     if set_trend is not None:
         chosen[TREND_WEIGHT] = choose(TREND_WEIGHTS, set_trend, settings[0])
-    return {**measure(settings[0]), **chosen}
+    return {**{name: float(values.mean()) for name, values in measure(settings[0]).items()}, **chosen}

@@ -37,11 +37,36 @@ def validation_metrics(
     names: Sequence[str] = LIGHT_METRICS,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> dict[str, float]:
-    """Return a few means under one setting, without intervals or baselines: the path of training.
+    """Return the means of :func:`validation_values`."""
+    values = validation_values(
+        scorer, cases, histories, setting, first_seen=first_seen, names=names, chunk_elements=chunk_elements
+    )
+    return {name: float(found.mean()) for name, found in values.items()}
+
+
+def validation_values(
+    scorer: CaseScorer,
+    cases: Cases,
+    histories: Histories,
+    setting: Setting,
+    *,
+    first_seen: npt.NDArray[np.int64] | None = None,
+    names: Sequence[str] = LIGHT_METRICS,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return a few metrics of every case under one setting, without intervals or baselines: the path of training.
 
     Args:
+        scorer: what is measured.
+        cases: the questions.
+        histories: the feed's interactions.
+        setting: what targets are ranked among.
         first_seen: shape (items,), of the catalogue; needed where the setting asks for existing items only.
         names: metrics such as ``ndcg@10``, at any cut-off.
+        chunk_elements: scores held at once.
+
+    Returns:
+        Name to shape (kept,), over the cases that have a target left.
 
     Raises:
         ArtifactError: a score is NaN.
@@ -49,7 +74,7 @@ def validation_metrics(
     ranks = rank_cases(scorer, cases, histories, setting, first_seen=first_seen, top_k=1, chunk_elements=chunk_elements)
     cutoffs = sorted({int(name.partition("@")[2]) for name in names})
     values = case_metrics(ranks.places, cutoffs=cutoffs)
-    return {name: float(values[name].mean()) for name in names}
+    return {name: values[name] for name in names}
 
 
 def evaluate(
