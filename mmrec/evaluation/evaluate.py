@@ -35,12 +35,9 @@ def validation_metrics(
     *,
     first_seen: npt.NDArray[np.int64] | None = None,
     names: Sequence[str] = LIGHT_METRICS,
-    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> dict[str, float]:
     """Return the means of :func:`validation_values`."""
-    values = validation_values(
-        scorer, cases, histories, setting, first_seen=first_seen, names=names, chunk_elements=chunk_elements
-    )
+    values = validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
     return {name: float(found.mean()) for name, found in values.items()}
 
 
@@ -52,7 +49,6 @@ def validation_values(
     *,
     first_seen: npt.NDArray[np.int64] | None = None,
     names: Sequence[str] = LIGHT_METRICS,
-    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return a few metrics of every case under one setting, without intervals or baselines: the path of training.
 
@@ -63,7 +59,6 @@ def validation_values(
         setting: what targets are ranked among.
         first_seen: shape (items,), of the catalogue; needed where the setting asks for existing items only.
         names: metrics such as ``ndcg@10``, at any cut-off.
-        chunk_elements: scores held at once.
 
     Returns:
         Name to shape (kept,), over the cases that have a target left.
@@ -71,7 +66,7 @@ def validation_values(
     Raises:
         ArtifactError: a score is NaN.
     """
-    ranks = rank_cases(scorer, cases, histories, setting, first_seen=first_seen, top_k=1, chunk_elements=chunk_elements)
+    ranks = rank_cases(scorer, cases, histories, setting, first_seen=first_seen, top_k=1)
     cutoffs = sorted({int(name.partition("@")[2]) for name in names})
     values = case_metrics(ranks.places, cutoffs=cutoffs)
     return {name: values[name] for name in names}

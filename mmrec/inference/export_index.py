@@ -31,8 +31,8 @@ LAST_SCALE = "last_scale"
 BIAS_IN_INDEX = 0.1
 """Largest bias in a graph or in lists, beside content of length one."""
 CONTENT_HASH = "content_hash"
-INDEX_FILES = ("items.faiss", "items.lance")
-_INDEX_FILE, _TABLE_FOLDER = INDEX_FILES
+_INDEX_FILE = "items.faiss"
+INDEX_FILES = (_INDEX_FILE, "items.lance")
 _FAISS_KINDS: tuple[IndexKind, ...] = ("flat", "hnsw", "ivfpq")
 _LANCE_KINDS = ("exact", "ivf_flat")
 _NOT_BESIDE = {"vector", "scale", CONTENT_HASH}

@@ -133,8 +133,8 @@ class BottleneckLayer(nn.Module):
     """Latents read tokens, then think: pre-norm cross-attention and feed-forward.
 
     There are far fewer latents than tokens, so each head's key and value maps are applied on the side of the latents:
-    a query k' = K'q meets tokens as they are, and what is read of them passes V.  That is the same function with a
-    quarter of the arithmetic, and one copy of the tokens instead of keys and values.
+    a query k' = K'q meets tokens as they are, and what is read of them passes V.  That is the same function with
+    less arithmetic, and one copy of the tokens instead of keys and values.
     """
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:

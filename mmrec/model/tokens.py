@@ -85,6 +85,8 @@ class ItemTokens(Movable):
 
     def joined(self, others: Sequence[ItemTokens]) -> ItemTokens:
         """Return these items and then those of others over the same states, so that one pass fuses them all."""
+        if not others:
+            return self
         assert all(other.states is self.states for other in others)
         every = (self, *others)
         return replace(

@@ -17,10 +17,11 @@ MOST_MEMORY = 512.0
 TARGETS = {"cpu": 1.3, "cuda": 1.15}
 
 
-def bare_products(targets: Tensor, items: Tensor, products: int, *, block: int) -> None:
+def bare_products(targets: Tensor, items: Tensor, products: int, *, block: int) -> tuple[Tensor, Tensor]:
     """Do the products of a softmax and nothing else, into the same room every time.
 
     Two for a frozen catalogue (scores; scores times items), two more where items learn (scores again; their gradient).
+    Returns what the last block left: products of its scores with its items, and with the last targets.
     """
     rows = min(len(targets), 512 if targets.device.type == "cpu" else len(targets))
     scores = targets.new_empty(rows, block)
@@ -35,6 +36,7 @@ def bare_products(targets: Tensor, items: Tensor, products: int, *, block: int) 
             if products == 4:
                 torch.mm(own, part.T, out=room)
                 torch.mm(room.T, own, out=gradient[: len(part)])
+    return means, gradient
 
 
 def softmax(*, size: str, device: str, rounds: int) -> Iterator[Row]:

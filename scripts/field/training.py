@@ -1,12 +1,11 @@
 """A training step as the field takes it: every slot of every padded history is encoded, duplicates and padding too.
 
 IDvs.MoRec and MicroLens collate ``(users, length + 1, 2)`` contents: each position's item and one sampled negative.
-All of them pass the encoders, the padding as blank content, whether or not an item is there twice.  A causal
+All of them pass the encoders, padding as well, whether or not an item is there twice.  A causal
 transformer of one vector a slot predicts the next item; the loss is the binary cross entropy of positive and negative.
 PMMRec and IISAN encode ``(users, length + 1)`` contents and take the batch's other items as negatives (``in_batch``).
 Captions are padded to the longest allowed.  Each modality is one vector (first token; mean of patches), and the two are
-joined by a linear layer.  (Sources: westlake-repl/IDvs.MoRec, westlake-repl/MicroLens, ICDM2024/PMMRec-like scripts,
-GAIR-Lab/IISAN.)
+joined by a linear layer.  (Source: the training scripts that these projects publish.)
 """
 
 from __future__ import annotations
