@@ -27,6 +27,13 @@ app = typer.Typer(
 )
 
 
+class WindowTargets(StrEnum):
+    """What a window of time is asked for."""
+
+    FIRST = "first"
+    SUCCESSIVE = "successive"
+
+
 class Kind(StrEnum):
     """Kinds of split."""
 
@@ -92,6 +99,10 @@ Validation = Annotated[float, typer.Option(min=0, max=1, help="global_time: shar
 Test = Annotated[float, typer.Option(min=0, max=1, help="global_time: share of events in the test window.")]
 ValidationFrom = Annotated[int | None, typer.Option(parser=parse_time, metavar="TIME", help="global_time: its start.")]
 TestFrom = Annotated[int | None, typer.Option(parser=parse_time, metavar="TIME", help="global_time: its start.")]
+Targets = Annotated[
+    WindowTargets,
+    typer.Option(help="global_time: ask for a user's first event of a window, or for each one after the other."),
+]
 ColdShare = Annotated[float, typer.Option(min=0, max=1, help="cold_items: share of items tested on.")]
 ColdCount = Annotated[int | None, typer.Option(min=1, help="cold_items: number of them, instead of the share.")]
 ValidationCold = Annotated[float, typer.Option(min=0, max=1, help="cold_items: share of items selected on.")]
@@ -131,6 +142,7 @@ def prepare(
     no_split: Annotated[bool, typer.Option("--no-split", help="Write no split: mmrec-data split can later.")] = False,
     validation_share: Validation = 0.1,
     test_share: Test = 0.1,
+    targets: Targets = WindowTargets.FIRST,
     cold_share: ColdShare = 0.2,
     cold_count: ColdCount = None,
     validation_cold_share: ValidationCold = 0.1,
@@ -151,6 +163,7 @@ def prepare(
     choices = SplitChoices(
         validation_share=validation_share,
         test_share=test_share,
+        window_targets=targets.value,
         cold_share=cold_share,
         cold_count=cold_count,
         validation_cold_share=validation_cold_share,
@@ -198,6 +211,7 @@ def split(
     test_share: Test = 0.1,
     validation_from: ValidationFrom = None,
     test_from: TestFrom = None,
+    targets: Targets = WindowTargets.FIRST,
     cold_share: ColdShare = 0.2,
     cold_count: ColdCount = None,
     validation_cold_share: ValidationCold = 0.1,
@@ -223,6 +237,7 @@ def split(
         test_share=test_share,
         validation_from=validation_from,
         test_from=test_from,
+        window_targets=targets.value,
         cold_share=cold_share,
         cold_count=cold_count,
         validation_cold_share=validation_cold_share,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.splits import KINDS, SPLITS, TEST_COLD, VALIDATION_COLD, WARM, Kind, Split
 from mmrec.storage import atomic_folder, write_array, write_json
 
+WindowTargets = Literal["first", "successive"]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 EXISTING_ONLY: Final[dict[Kind, bool]] = {
     "global_time": True,
@@ -39,6 +40,8 @@ class SplitChoices:
         test_share: share of the events after the second time of ``global_time``.
         validation_from: first millisecond of the validation window, instead of a share.
         test_from: first millisecond of the test window, instead of a share.
+        window_targets: what ``global_time`` asks for in a window: the ``first`` event of each user, or ``successive``
+            ones, each with everything before it as history.
         cold_share: share of the items that ``cold_items`` tests on.
         validation_cold_share: share of all items that it selects on.
         cold_count: number of test-cold items, instead of a share.
@@ -56,6 +59,7 @@ class SplitChoices:
     test_share: float = 0.1
     validation_from: int | None = None
     test_from: int | None = None
+    window_targets: WindowTargets = "first"
     cold_share: float = 0.2
     validation_cold_share: float = 0.1
     cold_count: int | None = None
@@ -262,11 +266,18 @@ def _plan_global_time(catalogue: Catalogue, histories: Histories, choices: Split
 
     def rows(start: int, stop: int | None) -> Rows:
         inside = (instants.times >= start) & (True if stop is None else instants.times < stop)
-        chosen = np.flatnonzero(inside & (begins | (previous < start)))
-        return _cases(histories, _instant_rows(instants, chosen), roles=roles, minimum=choices.minimum_history)
+        asked = inside if choices.window_targets == "successive" else inside & (begins | (previous < start))
+        return _cases(
+            histories, _instant_rows(instants, np.flatnonzero(asked)), roles=roles, minimum=choices.minimum_history
+        )
 
     train = np.asarray(np.asarray(histories.timestamps) < first)
-    return Plan(rows(first, second), rows(second, None), train, roles, {"validation_from": first, "test_from": second})
+    parameters: dict[str, object] = {
+        "validation_from": first,
+        "test_from": second,
+        "window_targets": choices.window_targets,
+    }
+    return Plan(rows(first, second), rows(second, None), train, roles, parameters)
 
 
 def _window_times(histories: Histories, choices: SplitChoices, *, where: str) -> tuple[int, int]:

@@ -134,11 +134,13 @@ class ParquetSource:
             FeedError: not a Parquet file, or a column of a type that has no text.
         """
         try:
-            schema = parquet.read_schema(path)
+            metadata = parquet.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise FeedError("a Parquet file", got=str(error), where=str(path), fix="Export it again.") from error
+        schema = metadata.schema.to_arrow_schema()
         source = cls(path, tuple(schema.names), schema)
-        for name in schema.names:
+        # A table without rows is refused for that: its columns may have no type at all.
+        for name in schema.names if metadata.num_rows else ():
             source._check_type(name)
         return source
 

@@ -7,8 +7,11 @@ say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf "$out"
 say mmrec convert-weights efficientnet_lite0
-say mmrec-data synthesize --out "$out/feed" --items 2400 --users 1800 --subjects 10 --looks 10 --popularity 0.3
-say mmrec-data prepare "$out/feed" --out "$out/prepared" --caption title,description
+say mmrec-data synthesize --out "$out/feed" --items 2400 --users 2000 --events 12 --subjects 10 --looks 10 \
+  --popularity 0.2
+# Every click of the test window is a question, not only the first of each user: narrower intervals for the same training.
+say mmrec-data prepare "$out/feed" --out "$out/prepared" --caption title,description \
+  --targets successive --test-share 0.15
 say mmrec-data audit "$out/prepared"
 
 train() { say mmrec train configs/demo.yaml --feed "$out/prepared" --out "$out/runs/$1" "${@:2}"; }

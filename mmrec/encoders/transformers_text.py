@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,6 @@ FIRST_MODULES = ("embeddings", "embeddings_project")
 WHERE = "encoders.text.model"
 
 
-@runtime_checkable
 class _ModelConfig(Protocol):
     """The fields of a transformers config that are read here."""
 
@@ -110,7 +109,7 @@ class TransformersStack:
             head=tuple(module for module in _children(model, FINAL_NORMS)),
         )
         self.dim = self._config.hidden_size
-        self.max_tokens = _longest_input(model, self._config)
+        self.max_tokens = _longest_input(model, model.config)
 
     def below(
         self, token_ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"] | None, *, stop: int
@@ -180,7 +179,7 @@ def _as_integers(valid: Bool[Tensor, "batch time"] | None) -> Int[Tensor, "batch
     return None if valid is None else valid.long()
 
 
-def _longest_input(model: nn.Module, config: _ModelConfig) -> int:
+def _longest_input(model: nn.Module, config: PreTrainedConfig) -> int:
     positions = int(getattr(config, "max_position_embeddings", 1 << 20))
     # RoBERTa and its kin count positions from the padding id on.
     embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)

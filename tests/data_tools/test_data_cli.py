@@ -98,11 +98,12 @@ def test_cold_items_from_files_and_times_from_text(tmp_path: Path, run: Run) -> 
     listed = ("--cold-list", tmp_path / "cold.txt", "--validation-cold-count", 0)
     code, text, _ = run("split", feed, "--kind", "cold_items", *listed, "--json")
     assert (code, json.loads(text)["parameters"]["cold_count"], json.loads(text)["test_cases"]) == (0, 1, 3)
-    window = ("--validation-from", "1970-01-01T00:00:00.002", "--test-from", "3")
+    window = ("--validation-from", "1970-01-01T00:00:00.002", "--test-from", "3", "--targets", "successive")
     code, text, _ = run("split", feed, "--kind", "global_time", *window, "--json")
     assert json.loads(text)["parameters"] == {
         "validation_from": 2,
         "test_from": 3,
+        "window_targets": "successive",
         "minimum_history": 1,
         "existing_only": True,
     }

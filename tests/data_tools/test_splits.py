@@ -61,7 +61,13 @@ def by_user(events: Interactions) -> dict[str, list[tuple[int, str]]]:
 
 
 def naive(
-    events: Interactions, kind: str, *, minimum: int, roles: dict[str, int], window: tuple[int, int] | None
+    events: Interactions,
+    kind: str,
+    *,
+    minimum: int,
+    roles: dict[str, int],
+    window: tuple[int, int] | None,
+    successive: bool,
 ) -> tuple[set[Question], set[Question]]:
     """Return validation and test questions, one user at a time."""
     parts: tuple[set[Question], set[Question]] = (set(), set())
@@ -86,8 +92,8 @@ def naive(
             assert window is not None
             for part, (start, stop) in enumerate([(window[0], window[1]), (window[1], 10**18)]):
                 inside = [e for e in own if start <= e[0] < stop]
-                if inside:
-                    ask(part, user, [e for e in inside if e[0] == inside[0][0]], before=inside[0][0])
+                for time in sorted({e[0] for e in inside})[: None if successive else 1]:
+                    ask(part, user, [e for e in inside if e[0] == time], before=time)
         else:
             for part, role in ((0, VALIDATION_COLD), (1, TEST_COLD)):
                 cold = [e for e in own if roles[e[1]] == role]
@@ -100,10 +106,11 @@ def naive(
     events=interactions(),
     minimum=st.integers(1, 2),
     window=st.none() | st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    successive=st.booleans(),
 )
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_equals_the_naive_twin_and_keeps_the_laws(
-    events: Interactions, minimum: int, window: tuple[int, int] | None
+    events: Interactions, minimum: int, window: tuple[int, int] | None, successive: bool
 ) -> None:
     choices = SplitChoices(
         minimum_history=minimum,
@@ -111,6 +118,7 @@ def test_equals_the_naive_twin_and_keeps_the_laws(
         validation_cold_share=0.3,
         validation_from=window and window[0] * DAY_MS // 3,
         test_from=window and sum(window) * DAY_MS // 3,
+        window_targets="successive" if successive else "first",
     )
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         feed = write_feed(Path(folder) / "feed", interactions=events, split=None)
@@ -128,10 +136,10 @@ def _check_against_twin(
     split: Split, histories: Histories, catalogue: Catalogue, *, events: Interactions, minimum: int
 ) -> None:
     roles = {str(item): int(role) for item, role in zip(catalogue.item_ids, split.item_roles, strict=True)}
-    window = None
+    window, successive = None, split.parameters.get("window_targets") == "successive"
     if split.kind == "global_time":
         window = (int(str(split.parameters["validation_from"])), int(str(split.parameters["test_from"])))
-    validation, test = naive(events, split.kind, minimum=minimum, roles=roles, window=window)
+    validation, test = naive(events, split.kind, minimum=minimum, roles=roles, window=window, successive=successive)
     assert spelled(split.validation, histories, catalogue) == validation
     assert spelled(split.test, histories, catalogue) == test
 
@@ -148,7 +156,10 @@ def _check_laws(split: Split, histories: Histories) -> None:
             assert instants[history[case]].max() < instants[targets[case]].min(), "history sees its target's instant"
             assert np.all(split.item_roles[histories.item_rows[history[case]]] == WARM), "cold items in a history"
             assert set(histories.user_rows[np.append(history[case], targets[case])]) == {cases.user_rows[case]}
-    assert len(np.unique(split.test.user_rows)) == len(split.test), "one test case a user"
+    asked = np.stack([split.test.user_rows, split.test.target_starts])
+    if split.parameters.get("window_targets") != "successive":
+        asked = asked[:1]
+    assert np.unique(asked, axis=1).shape[1] == len(split.test), "one test case a user, or a target"
 
 
 def test_train_is_everything_but_targets(tmp_path: Path) -> None:
