@@ -107,6 +107,12 @@ ColdShare = Annotated[float, typer.Option(min=0, max=1, help="cold_items: share 
 ColdCount = Annotated[int | None, typer.Option(min=1, help="cold_items: number of them, instead of the share.")]
 ValidationCold = Annotated[float, typer.Option(min=0, max=1, help="cold_items: share of items selected on.")]
 ValidationColdCount = Annotated[int | None, typer.Option(min=0, help="cold_items: number of them instead.")]
+WarmShare = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="cold_items: share of users whose last warm items are held out and asked about too."
+    ),
+]
 ColdSeed = Annotated[int, typer.Option(min=0, help="cold_items: seed of the draw of test items.")]
 ValidationSeed = Annotated[int, typer.Option(min=0, help="cold_items: seed of the draw of validation items.")]
 ColdList = Annotated[Path | None, typer.Option(help="cold_items: file with the test items, one id a line.")]
@@ -147,6 +153,7 @@ def prepare(
     cold_count: ColdCount = None,
     validation_cold_share: ValidationCold = 0.1,
     validation_cold_count: ValidationColdCount = None,
+    warm_share: WarmShare = 0.0,
     cold_list: ColdList = None,
     minimum_history: Minimum = 1,
     existing_only: Existing = None,
@@ -168,6 +175,7 @@ def prepare(
         cold_count=cold_count,
         validation_cold_share=validation_cold_share,
         validation_cold_count=validation_cold_count,
+        warm_share=warm_share,
         cold_ids=read_ids(cold_list),
         minimum_history=minimum_history,
         existing_only=existing_only,
@@ -216,6 +224,7 @@ def split(
     cold_count: ColdCount = None,
     validation_cold_share: ValidationCold = 0.1,
     validation_cold_count: ValidationColdCount = None,
+    warm_share: WarmShare = 0.0,
     cold_seed: ColdSeed = 7,
     validation_seed: ValidationSeed = 8,
     cold_list: ColdList = None,
@@ -242,6 +251,7 @@ def split(
         cold_count=cold_count,
         validation_cold_share=validation_cold_share,
         validation_cold_count=validation_cold_count,
+        warm_share=warm_share,
         cold_seed=cold_seed,
         validation_seed=validation_seed,
         cold_ids=read_ids(cold_list),

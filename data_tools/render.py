@@ -20,7 +20,7 @@ def show_audit(report: AuditReport) -> None:
     """Print findings, then the figures of the feed and of every split."""
     print_table(f"{report.feed}", ["figure", "value"], figure_rows(report.figures))
     for name, figures in report.splits.items():
-        print_table(f"split {name} ({figures['kind']})", ["figure", *PARTS], _part_rows(figures))
+        print_table(f"split {name} ({figures['kind']})", ["figure", *_parts(figures)], _part_rows(figures))
     rows = [[finding.severity, finding.where, finding.code, _sentence(finding)] for finding in report.findings]
     if rows:
         print_table("findings", ["severity", "where", "code", "what"], rows)
@@ -50,7 +50,9 @@ def show_description(description: Description) -> None:
 
 def show_splits(splits: Sequence[Mapping[str, object]]) -> None:
     """Print kind, sizes and choices of splits, a row each."""
-    names = ("name", "kind", "train_events", "validation_cases", "test_cases")
+    names = ["name", "kind", "train_events", "validation_cases", "test_cases"]
+    if any("warm_cases" in about for about in splits):
+        names.append("warm_cases")
     columns = [*(name.replace("_", " ") for name in names), "choices"]
     print_table("splits", columns, [[*(about.get(name) for name in names), _choices(about)] for about in splits])
 
@@ -63,6 +65,7 @@ def show_split(split: Split, *, as_json: bool) -> None:
         "train_events": int(split.train_events.sum()),
         "validation_cases": len(split.validation),
         "test_cases": len(split.test),
+        **({} if split.warm is None else {"warm_cases": len(split.warm)}),
         "parameters": dict(split.parameters),
     }
     if as_json:
@@ -123,11 +126,16 @@ def histogram_rows(bars: tuple[Bin, ...]) -> list[list[object]]:
     ]
 
 
+def _parts(figures: Mapping[str, object]) -> list[str]:
+    return [part for part in PARTS if part in figures or part != "warm"]
+
+
 def _part_rows(figures: Mapping[str, object]) -> list[list[object]]:
-    """Return a split's figures side by side: one column for validation, one for test."""
+    """Return a split's figures side by side: one column a part."""
     whole = {key: value for key, value in figures.items() if key not in PARTS and key != "kind"}
-    rows: list[list[object]] = [[name, value, value] for name, value in figure_rows(whole)]
-    parts = [{str(name): value for name, value in figure_rows(_flat(figures.get(part)))} for part in PARTS]
+    columns = _parts(figures)
+    rows: list[list[object]] = [[name, *[value] * len(columns)] for name, value in figure_rows(whole)]
+    parts = [{str(name): value for name, value in figure_rows(_flat(figures.get(part)))} for part in columns]
     names = dict.fromkeys(name for part in parts for name in part)
     return rows + [[name, *(part.get(name, "") for part in parts)] for name in names]
 

@@ -14,7 +14,7 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.splits import WARM, Part, Split
 from mmrec.storage import RaggedArray
 
-PARTS: tuple[Part, ...] = ("validation", "test")
+PARTS: tuple[Part, ...] = ("validation", "test", "warm")
 FEW_CASES = 100
 TWIN_SHARE = 0.05
 FUTURE_SHARE = 0.01
@@ -79,7 +79,7 @@ def check_split(
         "trained_items": int(trained.sum()),
         "gini_of_training": gini(counts),
     }
-    for part in PARTS:
+    for part in split.parts:
         if not len(split.part(part)):
             severity: Severity = "warning" if part == "validation" else "error"
             message = f"the split has no {part} cases"

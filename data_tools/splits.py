@@ -48,6 +48,8 @@ class SplitChoices:
         validation_cold_count: number of validation-cold items, instead of a share.
         cold_seed: seed of the draw of test-cold items.
         validation_seed: seed of the draw of validation-cold items.
+        warm_share: share of the users of ``cold_items`` whose last instant of warm items is held out and asked about too.
+        warm_seed: seed of the draw of these users.
         cold_ids: the test-cold items themselves, instead of a draw.
         validation_cold_ids: the validation-cold items themselves, instead of a draw.
         sort_ids: order of the ids before a draw; None: as integers where every id is a plain integer, else as text.
@@ -66,6 +68,8 @@ class SplitChoices:
     validation_cold_count: int | None = None
     cold_seed: int = 7
     validation_seed: int = 8
+    warm_share: float = 0.0
+    warm_seed: int = 9
     cold_ids: tuple[str, ...] | None = None
     validation_cold_ids: tuple[str, ...] | None = None
     sort_ids: SortIds | None = None
@@ -104,13 +108,14 @@ class Instants:
 
 @dataclass(frozen=True)
 class Plan:
-    """A split before it is written: both tables have columns user, history stop, target start, target stop."""
+    """A split before it is written: its tables have columns user, history stop, target start, target stop."""
 
     validation: Rows
     test: Rows
     train_events: npt.NDArray[np.bool_]
     item_roles: npt.NDArray[np.uint8]
     parameters: dict[str, object]
+    warm: Rows | None = None
 
 
 def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) -> Split:
@@ -144,12 +149,15 @@ def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) ->
         "train_events": int(plan.train_events.sum()),
         "validation_cases": len(plan.validation),
         "test_cases": len(plan.test),
+        **({} if plan.warm is None else {"warm_cases": len(plan.warm)}),
     }
     with atomic_folder(folder / SPLITS / name) as partial:
         write_array(partial / "train_events.npy", plan.train_events)
         write_array(partial / "item_roles.npy", plan.item_roles)
         write_array(partial / "validation.npy", plan.validation)
         write_array(partial / "test.npy", plan.test)
+        if plan.warm is not None:
+            write_array(partial / "warm.npy", plan.warm)
         write_json(partial / "split.json", about)
     return Split.load(folder, name)
 
@@ -193,6 +201,8 @@ def _check_feed(
             where=where,
             fix="Use leave_last_out or cold_items without existing_only, or prepare the feed with real timestamps.",
         )
+    if not 0 <= choices.warm_share <= 1:
+        raise FeedError("a warm_share between 0 and 1", got=str(choices.warm_share), where=where)
     if choices.minimum_history < 1:
         raise FeedError("a minimum_history of at least 1", got=str(choices.minimum_history), where=where)
 
@@ -201,6 +211,8 @@ def _check_plan(plan: Plan, *, kind: Kind, where: str) -> None:
     if not len(plan.test):
         fix = "Choose another kind of split, other times, more cold items or a smaller minimum_history."
         raise FeedError(f"at least one test case of {kind}", got="none", where=where, fix=fix)
+    if plan.warm is not None and not len(plan.warm):
+        raise FeedError("at least one warm case", got="none", where=where, fix="Choose a larger warm_share.")
     if not plan.train_events.any():
         fix = "Choose a smaller share for validation and test."
         raise FeedError("events to train on", got="a split that tests all of them", where=where, fix=fix)
@@ -317,9 +329,11 @@ def _plan_cold_items(catalogue: Catalogue, histories: Histories, choices: SplitC
     instants = Instants.of(histories)
     event_roles = roles[histories.item_rows]
 
-    def rows(role: int) -> Rows:
+    def rows(role: int, users: npt.NDArray[np.bool_] | None = None) -> Rows:
         asked = np.flatnonzero(np.add.reduceat((event_roles == role).astype(np.int64), instants.starts))
         chosen = asked[_last_of_user(instants.user_rows[asked])]
+        if users is not None:
+            chosen = chosen[users[instants.user_rows[chosen]]]
         return _cases(histories, _instant_rows(instants, chosen), roles=roles, minimum=choices.minimum_history)
 
     drawn: dict[str, object] = {
@@ -329,7 +343,17 @@ def _plan_cold_items(catalogue: Catalogue, histories: Histories, choices: SplitC
         "validation_seed": None if validation.item_ids else validation.seed,
         "sort_ids": order[1],
     }
-    return Plan(rows(VALIDATION_COLD), rows(TEST_COLD), np.asarray(event_roles == WARM), roles, drawn)
+    train = np.asarray(event_roles == WARM)
+    warm = None
+    if choices.warm_share:
+        number = len(histories.user_ids)
+        users = np.zeros(number, dtype=np.bool_)
+        size = round(choices.warm_share * number)
+        users[np.random.default_rng(choices.warm_seed).choice(number, size, replace=False)] = True
+        warm = rows(WARM, users)
+        train &= _outside(histories.num_events, warm)
+        drawn |= {"warm_share": choices.warm_share, "warm_seed": choices.warm_seed}
+    return Plan(rows(VALIDATION_COLD), rows(TEST_COLD), train, roles, drawn, warm)
 
 
 def _pick(share: float, count: int | None, seed: int, item_ids: tuple[str, ...] | None, *, size: int) -> Pick:

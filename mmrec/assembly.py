@@ -147,7 +147,7 @@ def split_fingerprint(split: Split) -> str:
     """Hash what a split lets training use and what it asks, so that a run is never measured on another one."""
     cases = [
         array
-        for part in (split.validation, split.test)
+        for part in split.parts.values()
         for array in (part.user_rows, part.history_stops, part.target_starts, part.target_stops)
     ]
     arrays = [split.train_events, split.item_roles, *cases]

@@ -61,7 +61,11 @@ def train(
 def evaluate(
     run: RunArgument,
     split: Annotated[
-        Literal["validation", "test"], typer.Option(help="Cases to answer; open the test cases once, at the end.")
+        Literal["validation", "test", "warm"],
+        typer.Option(
+            help="Cases to answer; open the test cases once, at the end.  warm: of a cold_items split made with "
+            "--warm-share, what the cold posts cost the others."
+        ),
     ] = "validation",
     against: Annotated[
         Path | None, typer.Option(help="Another run, evaluated on the same cases: paired differences.", metavar="RUN")

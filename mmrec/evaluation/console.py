@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mmrec.evaluation.comparison import Comparison
 from mmrec.evaluation.crossmodal import CUTOFFS, FROZEN, MIN_UNSEEN, CrossModal
 from mmrec.evaluation.results import EvaluationReport, SettingResult
+from mmrec.evaluation.settings import WARM_ITEMS
 from mmrec.evaluation.significance import Difference, Estimate
 
 HEADLINE_METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10")
@@ -139,6 +140,13 @@ def setting_notes(report: EvaluationReport, setting: SettingResult) -> list[str]
             f"{report.cold_share:.1%} of the targets are cold (never in training); "
             f"{report.repeat_share:.1%} repeat an item of the history."
         )
+    if setting.name == WARM_ITEMS:
+        for metric in INTERVAL_METRICS:
+            loss, alone = report.cold_cost[metric], setting.rows[0].metrics[metric].mean
+            notes.append(
+                f"{report.model}: cold posts among the candidates cost warm ones {_gap(loss)} {metric}, "
+                f"{loss.mean / max(alone, 1e-12):.1%} of {_figure(alone)}."
+            )
     if setting.filter_seen:
         notes.append(
             f"The history is filtered: {setting.dropped_targets:,} repeated targets and "

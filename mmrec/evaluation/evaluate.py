@@ -17,7 +17,7 @@ from mmrec.evaluation.results import EvaluationReport
 from mmrec.evaluation.settings import settings_of
 from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap
 from mmrec.evaluation.slices import all_slicings, repeated_targets, training_counts
-from mmrec.evaluation.tables import setting_tables, slice_tables
+from mmrec.evaluation.tables import cold_cost, setting_tables, slice_tables
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Part, Split
@@ -136,6 +136,7 @@ def evaluate(
         settings=setting_tables(settings, ranked, cases=cases, counts=counts, bootstrap=bootstrap),
         slices=slice_tables(slicings, headline, users=users, bootstrap=bootstrap),
         knockouts=losses,
+        cold_cost=cold_cost(ranked[model], headline=settings[0].name, users=users, bootstrap=bootstrap),
         crossmodal=crossmodal,
         case_table=CaseTable.of(
             {setting.name: ranked[model][setting.name] for setting in settings},

@@ -111,6 +111,7 @@ class EvaluationReport:
         settings: the tables, the headline first.
         slices: of the headline setting.
         knockouts: of the headline setting.
+        cold_cost: metric to what the cold candidates cost warm targets; empty unless such targets were asked about.
         crossmodal: captions against pictures; None where the model does not read both, or too few posts have both.
         case_table: the model's ranks of every target (kept in cases.parquet, not in report.json).
         ranks: the model's ranks by setting (not in report.json).
@@ -129,6 +130,7 @@ class EvaluationReport:
     settings: Sequence[SettingResult]
     slices: Sequence[Slice]
     knockouts: Sequence[Knockout]
+    cold_cost: Mapping[str, Difference]
     crossmodal: CrossModal | None
     case_table: CaseTable
     ranks: Mapping[str, Ranks]
@@ -145,6 +147,8 @@ class EvaluationReport:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, SettingResult | Slice | Knockout | CrossModal):
+    if isinstance(value, SettingResult | Slice | Knockout | CrossModal | Difference):
         return asdict(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmrec.errors import FeedError
 from mmrec.evaluation.ranking import Setting, case_item_keys
 from mmrec.feed.histories import Histories
-from mmrec.feed.splits import Cases, Split
+from mmrec.feed.splits import WARM, Cases, Split
 
 ALL_ITEMS = "all items"
 NEW_ITEMS = "all items but the history"
 COLD_ITEMS = "cold items"
+WARM_ITEMS = "warm items"
 
 
 def settings_of(split: Split, cases: Cases, histories: Histories) -> list[Setting]:
     """Return the settings of a split, the headline first.
 
-    Cold items are ranked among themselves first.  Elsewhere the headline filters the history, unless some target
+    Cold items are ranked among themselves first.  The warm items that a split about cold ones holds out are ranked among
+    all and, to show what the cold ones cost them, among themselves.  Elsewhere the headline filters the history, unless some target
     repeats an item of it, for then filtering would take real choices away.
 
     Raises:
@@ -28,9 +32,13 @@ def settings_of(split: Split, cases: Cases, histories: Histories) -> list[Settin
     existing = split.existing_only
     kept = Setting(ALL_ITEMS, existing_only=existing)
     filtered = Setting(NEW_ITEMS, filter_seen=True, existing_only=existing)
-    if split.kind == "cold_items":
+    asked_warm = cases.target_role == WARM
+    if split.kind == "cold_items" and not asked_warm:
         return [Setting(COLD_ITEMS, pool="cold", existing_only=existing), filtered, kept]
-    return [kept, filtered] if _any_repeat(cases, histories) else [filtered, kept]
+    settings = [kept, filtered] if _any_repeat(cases, histories) else [filtered, kept]
+    if split.kind == "cold_items":
+        settings.append(replace(settings[0], name=WARM_ITEMS, pool="cold"))
+    return settings
 
 
 def _any_repeat(cases: Cases, histories: Histories) -> bool:

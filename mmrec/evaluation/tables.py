@@ -18,7 +18,8 @@ from mmrec.evaluation.metrics import (
 )
 from mmrec.evaluation.ranking import Ranks, Setting, pool_mask
 from mmrec.evaluation.results import ScorerResult, SettingResult, Slice, SliceGroup
-from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap, difference, estimate
+from mmrec.evaluation.settings import WARM_ITEMS
+from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap, Difference, difference, differences, estimate
 from mmrec.evaluation.slices import Slicing
 from mmrec.feed.splits import Cases
 
@@ -88,6 +89,22 @@ def setting_table(
         list_length=first.top_items.shape[1],
         rows=rows,
     )
+
+
+def cold_cost(
+    ranked: Mapping[str, Ranks], *, headline: str, users: npt.NDArray[np.int64], bootstrap: Bootstrap = BOOTSTRAP
+) -> dict[str, Difference]:
+    """Return what candidates that training never saw cost targets that it did: metric to the paired loss.
+
+    Args:
+        ranked: setting to the model's ranks; empty is returned where warm targets were not ranked among themselves.
+        headline: the setting with the cold candidates.
+        users: shape (cases,), of all cases.
+    """
+    if WARM_ITEMS not in ranked:
+        return {}
+    alone, mixed = ranked[WARM_ITEMS], ranked[headline]
+    return differences(case_metrics(alone.places), case_metrics(mixed.places), users[alone.cases], bootstrap=bootstrap)
 
 
 def _matrix(metrics: Columns) -> npt.NDArray[np.float64]:

@@ -21,8 +21,9 @@ from mmrec.storage import RaggedArray, read_array, read_json
 
 SPLITS = "splits"
 WARM, VALIDATION_COLD, TEST_COLD = 0, 1, 2
-Part = Literal["validation", "test"]
+Part = Literal["validation", "test", "warm"]
 Kind = Literal["global_time", "last_day", "leave_last_out", "cold_items"]
+_TARGET_ROLES: Mapping[Part, int] = {"validation": VALIDATION_COLD, "test": TEST_COLD, "warm": WARM}
 KINDS: tuple[Kind, ...] = ("global_time", "last_day", "leave_last_out", "cold_items")
 
 
@@ -106,6 +107,7 @@ class Split:
         item_roles: shape (items,), ``WARM``, ``VALIDATION_COLD`` or ``TEST_COLD``.
         validation: cases for selection.
         test: cases for the final figure.
+        warm: cases about warm items, of a ``cold_items`` split that holds some out: what cold items cost them.
     """
 
     name: str
@@ -115,10 +117,28 @@ class Split:
     item_roles: npt.NDArray[np.uint8]
     validation: Cases
     test: Cases
+    warm: Cases | None = None
+
+    @property
+    def parts(self) -> Mapping[Part, Cases]:
+        """The parts that the split has."""
+        found: dict[Part, Cases] = {"validation": self.validation, "test": self.test}
+        return found if self.warm is None else found | {"warm": self.warm}
 
     def part(self, name: Part) -> Cases:
-        """Return the cases of a part."""
-        return self.test if name == "test" else self.validation
+        """Return the cases of a part.
+
+        Raises:
+            FeedError: the split has no such part.
+        """
+        if name not in self.parts:
+            raise FeedError(
+                f"a split with a part {name!r}",
+                got=f"{self.name!r} with {', '.join(self.parts)}",
+                where="the prepared feed",
+                fix="Make one: mmrec-data split FEED --kind cold_items --warm-share 0.1 --name NAME, and train on it.",
+            )
+        return self.parts[name]
 
     @property
     def existing_only(self) -> bool:
@@ -158,7 +178,7 @@ class Split:
 
         def cases(part: Part) -> Cases:
             table = np.asarray(read_array(path / f"{part}.npy"), dtype=np.int64)
-            role = WARM if not cold else TEST_COLD if part == "test" else VALIDATION_COLD
+            role = _TARGET_ROLES[part] if cold else WARM
             return Cases(table[:, 0], table[:, 1], table[:, 2], table[:, 3], role, roles)
 
         return cls(
@@ -169,4 +189,5 @@ class Split:
             item_roles=roles,
             validation=cases("validation"),
             test=cases("test"),
+            warm=cases("warm") if (path / "warm.npy").is_file() else None,
         )

@@ -21,6 +21,7 @@ from tests.feeds import write_feed
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+WARM_SHARE = 0.7
 Interactions = list[tuple[str, str, int]]
 
 
@@ -116,6 +117,7 @@ def test_equals_the_naive_twin_and_keeps_the_laws(
         minimum_history=minimum,
         cold_share=0.3,
         validation_cold_share=0.3,
+        warm_share=WARM_SHARE,
         validation_from=window and window[0] * DAY_MS // 3,
         test_from=window and sum(window) * DAY_MS // 3,
         window_targets="successive" if successive else "first",
@@ -129,6 +131,7 @@ def test_equals_the_naive_twin_and_keeps_the_laws(
             except FeedError:
                 continue
             _check_against_twin(split, histories, catalogue, events=events, minimum=minimum)
+            _check_warm(split, histories, catalogue, events=events, minimum=minimum)
             _check_laws(split, histories)
 
 
@@ -144,10 +147,30 @@ def _check_against_twin(
     assert spelled(split.test, histories, catalogue) == test
 
 
+def _check_warm(
+    split: Split, histories: Histories, catalogue: Catalogue, *, events: Interactions, minimum: int
+) -> None:
+    """The held-out questions about warm items, one drawn user at a time."""
+    assert (split.warm is not None) == (split.kind == "cold_items")
+    if split.warm is None:
+        return
+    roles = {str(item): int(role) for item, role in zip(catalogue.item_ids, split.item_roles, strict=True)}
+    number = len(histories.user_ids)
+    drawn = np.random.default_rng(9).choice(number, round(WARM_SHARE * number), replace=False)
+    expected = set()
+    for user in histories.user_ids[drawn]:
+        warm = [event for event in by_user(events)[str(user)] if roles[event[1]] == WARM]
+        before = [event for event in warm if event[0] < warm[-1][0]]
+        if len(before) >= minimum:
+            targets = [event for event in warm if event[0] == warm[-1][0]]
+            expected.add(Question(str(user), tuple(sorted(before)), tuple(sorted(targets))))
+    assert spelled(split.warm, histories, catalogue) == expected
+
+
 def _check_laws(split: Split, histories: Histories) -> None:
     instants = histories.instants(days=split.kind == "last_day")
     assert not np.any(split.train_events & (split.item_roles[histories.item_rows] != WARM)), "cold items in train"
-    for cases in (split.validation, split.test):
+    for cases in split.parts.values():
         history, targets = cases.histories(histories), cases.targets(histories)
         for case in range(len(cases)):
             assert len(history[case]) >= 1

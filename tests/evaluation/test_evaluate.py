@@ -117,6 +117,30 @@ def test_cold_items() -> None:
     assert report.headline.chance["hr@1"] == pytest.approx(1 / 5)
 
 
+def test_what_cold_items_cost_warm_ones() -> None:
+    cases, histories, split = feed("cold_items")
+    warm = replace(cases, history_stops=cases.history_stops - 1, target_role=0)
+    warm = replace(warm, target_starts=cases.target_starts - 1, target_stops=cases.target_stops - 1)
+    table = np.random.default_rng(0).normal(size=(USERS, ITEMS))
+    table[:, ITEMS - 5 :] += 2  # this scorer prefers what it never saw
+    report = evaluate(
+        {"model": Fixed(table)}, warm, CATALOGUE, histories, replace(split, warm=warm), part="warm", bootstrap=QUICK
+    )
+    assert [(table.name, table.pool) for table in report.settings][-1] == ("warm items", "cold")
+    targets = histories.item_rows[warm.target_starts]
+    lost = []
+    for case, target in enumerate(targets):
+        seen = histories.item_rows[histories.offsets[case] : warm.history_stops[case]]
+        left = [row for row in range(ITEMS) if row not in seen]
+        better = {row for row in left if table[case, row] > table[case, target]}
+        lost.append(int(len(better & set(range(ITEMS - 5))) < 10) - int(len(better) < 10))
+    assert report.cold_cost["hr@10"].mean == pytest.approx(np.mean(lost))
+    assert np.mean(lost) > 0.02
+    assert any("cost warm ones" in note for text in text_tables(report) for note in text.notes)
+    assert json.loads(json.dumps(report.to_dict()))["cold_cost"]["hr@10"]["mean"] == pytest.approx(np.mean(lost))
+    assert run("cold_items").cold_cost == {}
+
+
 def test_a_setting_without_targets_is_left_out_and_no_cases_at_all_are_an_error() -> None:
     cases, histories, split = feed(repeats=True)
     report = evaluate({"model": noisy(cases, histories, noise=1.0)}, cases, CATALOGUE, histories, split)
