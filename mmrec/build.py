@@ -220,6 +220,7 @@ def build_model(config: Config, encoders: Mapping[str, BuiltEncoder], *, num_eve
                 id_gate=ids.gate if isinstance(ids, ItemId) else "frequency",
                 modality_dropout=model.fusion.modality_dropout,
                 feature_dropout=model.fusion.feature_dropout,
+                items_at_once=config.train.items_at_once,
             ),
             user_encoder=_build_user_encoder(config, num_events=num_events),
             scorer=Scorer(

@@ -57,6 +57,61 @@ def train(
     print_text(f"Next: mmrec evaluate {out} --split test")
 
 
+@app.command(
+    epilog="Example: mmrec tune configs/minilm_effnet.yaml --feed work/hm --space configs/space/small.yaml "
+    "--out runs/tune-hm --trials 20.  The same command goes on where it was stopped; more --trials add to them."
+)
+def tune(
+    config: Annotated[Path, typer.Argument(help="YAML configuration that trials vary.", metavar="CONFIG")],
+    feed: Annotated[Path, typer.Option(help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
+    space: Annotated[Path, typer.Option(help="YAML file of settings and values; see configs/space/.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Folder of the tune; new, or one to go on with.", metavar="DIR")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, earlier ones included.")] = 20,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE for all trials, repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, which share the threads or GPUs.")] = 1,
+    device: DeviceOption = "auto",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a space of settings for the best validation metric; needs mmrec[tune].
+
+    Writes best.yaml (for mmrec train), tune.json and every trial's metrics; never opens the test split.
+    """
+    from mmrec.config import load_config
+    from mmrec.process import keep_freed_memory
+
+    settings = load_config(config, overrides=overrides or [])
+    keep_freed_memory()
+    from mmrec.commands.tune import refuse_without_value, tune_run
+
+    result = tune_run(
+        settings,
+        feed=feed,
+        space=space,
+        out=out,
+        trials=trials,
+        workers=workers,
+        device=device,
+        notify=_notify,
+        meter=progress,
+    )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_table("Trials (validation)", *result.table())
+        if failures := result.failures():
+            print_table("Why trials failed", ["trials", "message"], failures)
+        if result.importance is not None:
+            print_table("What matters", ["setting", "share"], [[key, x] for key, x in result.importance.items()])
+        for note in result.notes():
+            print_text(note)
+    refuse_without_value(result)
+    if not as_json:
+        print_text(f"Next: mmrec train {out / 'best.yaml'} --feed {feed} --out RUN")
+
+
 @app.command(epilog="Example: mmrec evaluate runs/hm --split test --against runs/text_only")
 def evaluate(
     run: RunArgument,

@@ -193,6 +193,13 @@ class Model(Settings):
     """Known items gain by how far their popularity rose in the last days of training, by a weight that validation
     chooses; 0 switches it off.  It needs item ids, an item bias and real timestamps."""
 
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Model:
+        for part in (self.fusion, self.user):
+            if part.kind in {"bottleneck", "transformer"} and self.dim % part.heads:
+                raise ValueError(f"dim {self.dim} must be a multiple of the {part.heads} heads of the {part.kind}")
+        return self
+
 
 class Objective(Settings):
     """What training minimises."""
@@ -224,6 +231,9 @@ class Train(Settings):
     """Users in an optimiser step."""
     accumulate: Positive = 1
     """Batches whose gradients are added up before a step."""
+    items_at_once: Count = 0
+    """Keep the activations of this many distinct items at most and compute the others again in the backward pass, which
+    costs one more forward pass and lets a batch of any size fit; 0 keeps all."""
     history_length: Positive = 50
     """Most recent events a user's history is cut to."""
     simultaneous: Literal["apart", "shuffled"] = "shuffled"

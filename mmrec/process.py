@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _MALLOC = {
     # Larger blocks are few in a step, and of a size that differs from batch to batch: kept, they would leave holes.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 26),
@@ -12,6 +13,17 @@ _MALLOC = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 SWITCH = "MMREC_KEEP_FREED_MEMORY"
+
+
+def thread_share(processes: int) -> dict[str, str]:
+    """Return the environment that gives each of several processes its share of this one's threads, at least one.
+
+    Where OMP_NUM_THREADS is set, that many are shared; otherwise all cores this process may use.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
+    share = max(1, (int(given) if given.isdigit() else cores) // processes)
+    return dict.fromkeys(THREADS, str(share))
 
 
 def keep_freed_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,3 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 install_import_hook(["mmrec", "data_tools"], "beartype.beartype")
 
 pytest_plugins = ["tests.tiny_run"]
+
+# A machine with other work is no reason to fail.
+settings.register_profile("mmrec", deadline=None)
+settings.load_profile("mmrec")

@@ -79,7 +79,11 @@ def test_only_build_reads_config_into_objects() -> None:
         "mmrec.assembly",
         "mmrec.cli",
         "mmrec.commands.train",
+        "mmrec.commands.tune",
         "mmrec.inference.recommender",
+        "mmrec.tuning.folder",
+        "mmrec.tuning.space",
+        "mmrec.tuning.study",
     }
 
 

@@ -42,7 +42,7 @@ from mmrec.model.item_encoder import ITEM_ID
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
-from mmrec.training.contract import StepReport, TrainResult
+from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
@@ -61,6 +61,7 @@ def train_run(
     device: str = "auto",
     notify: Notify = ignore,
     meter: Meter = silent_meter,
+    on_validation: OnValidation | None = None,
 ) -> dict[str, object]:
     """Train a recommender and return a summary of the run.
 
@@ -72,6 +73,7 @@ def train_run(
         device: cpu, cuda, ... or auto.
         notify: told what is about to be done.
         meter: shows progress.
+        on_validation: told the metric after each evaluation; may ask to stop.
 
     Raises:
         ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
@@ -79,17 +81,27 @@ def train_run(
     """
     accelerator = open_accelerator(choose_device(device))
     run = RunFolder(out)
-    split = Split.load(feed, config.feed.split)
+    split = check_settings(config, feed)
     cases = _validation_cases(config, split)
-    _check_metric(config.train.metric)
-    _check_objective(config, Histories.load(feed))
     ids = training_ids(feed, split, trend_days=config.model.trend_days)
     check_run(run, config, feed=feed, split=split, resume=resume)
     assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
     begin_run(run, config, feed=feed, split=split)
     save_parts(run, assembly, ids)
     work = WorkLog(assembly.encoders)
-    result = _train(assembly, ids, split, cases, run, accelerator, work, resume=resume, notify=notify, meter=meter)
+    result = _train(
+        assembly,
+        ids,
+        split,
+        cases,
+        run,
+        accelerator,
+        work,
+        resume=resume,
+        notify=notify,
+        meter=meter,
+        on_validation=on_validation,
+    )
     if result.best_metric is None:
         raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
     return {
@@ -103,6 +115,19 @@ def train_run(
         "device": str(accelerator.device),
         **work.summary(),
     }
+
+
+def check_settings(config: Config, feed: Path) -> Split:
+    """Return the split that a configuration trains on, after refusing what does not fit the feed.
+
+    Raises:
+        ConfigError: no validation cases, an unknown metric, or an objective that the feed has no values for.
+    """
+    split = Split.load(feed, config.feed.split)
+    _validation_cases(config, split)
+    _check_metric(config.train.metric)
+    _check_objective(config, Histories.load(feed))
+    return split
 
 
 def training_ids(feed: Path, split: Split, *, trend_days: int) -> Ids:
@@ -186,6 +211,7 @@ def _train(
     resume: bool,
     notify: Notify,
     meter: Meter,
+    on_validation: OnValidation | None,
 ) -> TrainResult:
     config, model, histories = assembly.config, assembly.model, assembly.histories
     negatives = split.trainable_items(histories, assembly.catalogue.first_seen)
@@ -260,6 +286,7 @@ def _train(
             base=assembly.bases,
             resume=resume,
             progress=report,
+            on_validation=on_validation,
             warn=notify,
         )
 

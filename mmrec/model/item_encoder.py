@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mmrec.batch import IdContent, ItemBatch, Parts
 from mmrec.encoders.base import ContentEncoder
 from mmrec.model.fusion import Fusion
-from mmrec.model.parts import draw_dropped, presence, without
+from mmrec.model.parts import draw_dropped, first_contents, presence, slice_parts, without
 from mmrec.model.tokens import ItemTokens, TokenAssembler
 
 ITEM_ID = "item_id"
@@ -58,6 +59,8 @@ class ItemEncoder(nn.Module):
         id_gate: ``frequency`` lets the id's weight depend on how often training saw the item; ``always`` is one.
         modality_dropout: share of items with several content modalities that lose one in a training step.
         feature_dropout: share of a content's channels that are hidden in a training step.
+        items_at_once: keep the activations of this many items at most in a training step and compute the others anew
+            in the backward pass; 0 keeps all.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class ItemEncoder(nn.Module):
         id_gate: Literal["frequency", "always"] = "frequency",
         modality_dropout: float = 0.0,
         feature_dropout: float = 0.0,
+        items_at_once: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.id_dropout, self.modality_dropout = dim, id_dropout, modality_dropout
+        self.items_at_once = items_at_once
         self.encoders = nn.ModuleDict(encoders)
         self.modalities = tuple(name for name in encoders if name != ITEM_ID)
         assert (fusion is None) == (not self.modalities), "fusion is for content modalities"
@@ -108,36 +113,65 @@ class ItemEncoder(nn.Module):
             most_compared: at most this many items, drawn at random.
         """
         parts = self._visible_parts(items)
-        tokens, views = None, Views()
+        chosen = self._draw_compared(parts, items, compare, most_compared)
+        if self.items_at_once and len(items) > self.items_at_once and torch.is_grad_enabled():
+            vectors, *alone = self._fuse_in_turn(parts, chosen, compare, num_items=len(items))
+        else:
+            vectors, *alone = self._fuse(parts, chosen, compare, len(items))
+        if self.training:
+            vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
+        seen = compare if len(chosen) else ()
+        return EncodedItems(
+            vectors=vectors,
+            views=Views(
+                vectors=dict(zip(seen, alone, strict=False)),
+                contents={name: first_contents(parts[name], chosen) for name in seen},
+            ),
+        )
+
+    def _fuse(
+        self, parts: Mapping[str, Parts], chosen: Int[Tensor, " pairs"], compare: tuple[str, ...], num_items: int
+    ) -> tuple[Tensor, ...]:
+        """Return the vectors of all items, shape (items, dim), and those of the chosen ones from each modality alone."""
         if self.assembler is None or self.fusion is None:
             assert self.unknown is not None
-            no_id = ~presence(parts, (ITEM_ID,), items.item_rows)
-            vectors = no_id * self.unknown
+            no_id = ~presence(parts, (ITEM_ID,), chosen.new_empty(num_items))
+            tokens, alone, vectors = None, [], no_id * self.unknown
         else:
             shown = {name: parts[name] for name in self.modalities if name in parts}
             encoded = {name: self.encoder(name)(part.content) for name, part in shown.items()}
-            tokens = self.assembler(shown, encoded, num_items=len(items))
-            seen = self._views(tokens, compare, most_compared)
-            fused = self.fusion(tokens.joined(list(seen.values())))
-            vectors, *alone = torch.split(fused, [len(part) for part in (tokens, *seen.values())])
-            views = Views(
-                vectors=dict(zip(seen, alone, strict=True)),
-                contents={name: view.contents[:, self.modalities.index(name)] for name, view in seen.items()},
-            )
+            tokens = self.assembler(shown, encoded, num_items=num_items)
+            views = [tokens.view(chosen, modality=self.modalities.index(name)) for name in compare]
+            fused = self.fusion(tokens.joined(views))
+            vectors, *alone = torch.split(fused, [len(part) for part in (tokens, *views)])
         if ITEM_ID in parts:
-            vectors = vectors + self._id_residual(parts[ITEM_ID], tokens, num_items=len(items))
-        if self.training:
-            vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
-        return EncodedItems(vectors=vectors, views=views)
+            vectors = vectors + self._id_residual(parts[ITEM_ID], tokens, num_items=num_items)
+        return (vectors, *alone)
 
-    def _views(self, tokens: ItemTokens, modalities: tuple[str, ...], limit: int) -> dict[str, ItemTokens]:
-        """Return some items as if they had one modality only, for each of several that they all have."""
+    def _fuse_in_turn(
+        self, parts: Mapping[str, Parts], chosen: Int[Tensor, " pairs"], compare: tuple[str, ...], *, num_items: int
+    ) -> tuple[Tensor, ...]:
+        """As ``_fuse``, but only the vectors are kept: the backward pass computes each slice of items once more.
+
+        The gradient is that of the whole batch, in the memory of one slice (gradient caching, Gao et al. 2021).  A
+        content that items of two slices share is encoded in both.
+        """
+        found = []
+        for start in range(0, num_items, self.items_at_once):
+            stop = min(start + self.items_at_once, num_items)
+            inside = chosen[(chosen >= start) & (chosen < stop)] - start
+            piece = slice_parts(parts, start=start, stop=stop, num_items=num_items)
+            found.append(checkpoint(self._fuse, piece, inside, compare, stop - start, use_reentrant=False))
+        return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+    def _draw_compared(
+        self, parts: Mapping[str, Parts], items: ItemBatch, modalities: tuple[str, ...], limit: int
+    ) -> Int[Tensor, " pairs"]:
+        """Draw items, ascending, that have all of some modalities; none where no modality is asked for."""
         if not modalities:
-            return {}
-        codes = {name: self.modalities.index(name) for name in modalities}
-        both = tokens.present[:, list(codes.values())].all(dim=1).nonzero()[:, 0]
-        both = both[torch.randperm(len(both), device=both.device)[:limit]]
-        return {name: tokens.view(both, modality=code) for name, code in codes.items() if len(both)}
+            return items.item_rows.new_empty(0)
+        both = presence(parts, modalities, items.item_rows).all(dim=1).nonzero()[:, 0]
+        return both[torch.randperm(len(both), device=both.device)[:limit]].sort().values
 
     @torch.no_grad()
     def calibrate(self, items: ItemBatch) -> None:

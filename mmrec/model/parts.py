@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +55,20 @@ def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
         return Parts(content=parts.content, item_index=item_index, content_index=content_index)
     content_index = (used.cumsum(0) - 1)[content_index]
     return Parts(content=_select(parts.content, used), item_index=item_index, content_index=content_index)
+
+
+def slice_parts(parts: Mapping[str, Parts], *, start: int, stop: int, num_items: int) -> dict[str, Parts]:
+    """Return what the items ``start`` to ``stop`` show, these items numbered from 0."""
+    device = next(iter(parts.values())).item_index.device if parts else None
+    rows = torch.arange(num_items, device=device)
+    outside = (rows < start) | (rows >= stop)
+    left = {name: without(part, outside) for name, part in parts.items()}
+    return {name: replace(part, item_index=part.item_index - start) for name, part in left.items() if part is not None}
+
+
+def first_contents(parts: Parts, items: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Return the position of the first content of each of some items, which all have one."""
+    return parts.content_index[torch.searchsorted(parts.item_index, items)]
 
 
 def _select(content: Content, used: Bool[Tensor, " contents"]) -> Content:

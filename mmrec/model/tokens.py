@@ -18,6 +18,7 @@ from torch.nn import functional
 from mmrec.batch import Movable, Parts, TokenStates
 from mmrec.encoders.base import mean_tokens
 from mmrec.model.dropout import drop
+from mmrec.model.parts import presence
 
 EPSILON = 1e-5
 BLOCK_ITEMS, MOST_BLOCKS = 256, 8
@@ -53,7 +54,6 @@ class ItemTokens(Movable):
         counts: shape (items,), references of each item, at least one: an item with nothing has the null token.
         summaries: shape (items, modalities, dim), each modality's normalised mean; zero where absent.
         present: shape (items, modalities).
-        contents: shape (items, modalities), the first distinct content the item shows, -1 where absent.
     """
 
     states: Float[Tensor, "total dim"]
@@ -62,7 +62,6 @@ class ItemTokens(Movable):
     counts: Int[Tensor, " items"]
     summaries: Float[Tensor, "items modalities dim"]
     present: Bool[Tensor, "items modalities"]
-    contents: Int[Tensor, "items modalities"]
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -80,7 +79,6 @@ class ItemTokens(Movable):
             counts=counts,
             summaries=self.summaries.index_select(0, rows) * only.unsqueeze(-1),
             present=self.present.index_select(0, rows) & only,
-            contents=self.contents.index_select(0, rows).where(only, -1),
         )
 
     def joined(self, others: Sequence[ItemTokens]) -> ItemTokens:
@@ -95,7 +93,6 @@ class ItemTokens(Movable):
             counts=torch.cat([tokens.counts for tokens in every]),
             summaries=torch.cat([tokens.summaries for tokens in every]),
             present=torch.cat([tokens.present for tokens in every]),
-            contents=torch.cat([tokens.contents for tokens in every]),
         )
 
     def blocks(self) -> list[TokenBlock]:
@@ -238,7 +235,6 @@ class TokenAssembler(nn.Module):
         summaries = [
             self._summary(name, tokens[name], parts[name], num_items) if name in parts else blank for name in names
         ]
-        contents = torch.stack([_first_contents(parts.get(name), num_items, null.device) for name in names], dim=1)
         ordered = [(code, name) for code, name in enumerate(names) if name in parts]
         codes = [torch.full((len(tokens[name].states),), code, device=null.device) for code, name in ordered]
         index, counts = _references(
@@ -250,8 +246,7 @@ class TokenAssembler(nn.Module):
             index=index,
             counts=counts,
             summaries=torch.stack(summaries, dim=1),
-            present=contents >= 0,
-            contents=contents,
+            present=presence(parts, names, blank),
         )
 
     def _hide(self, tokens: TokenStates) -> TokenStates:
@@ -268,15 +263,6 @@ class TokenAssembler(nn.Module):
         counts = torch.bincount(parts.item_index, minlength=num_items).unsqueeze(1)
         mean = total / counts.clamp(min=1).to(total.dtype)
         return functional.layer_norm(mean, mean.shape[1:], eps=EPSILON) * (counts > 0)
-
-
-def _first_contents(parts: Parts | None, num_items: int, device: torch.device) -> Int[Tensor, " items"]:
-    """Return each item's first content, -1 where it has none."""
-    items = torch.arange(num_items, device=device)
-    if parts is None or not len(parts.item_index):
-        return torch.full_like(items, -1)
-    first = torch.searchsorted(parts.item_index, items).clamp(max=len(parts.item_index) - 1)
-    return parts.content_index[first].where(parts.item_index[first] == items, -1)
 
 
 def _references(

@@ -44,6 +44,10 @@ Loss = Callable[[ModelOutput, HistoryBatch, Tensor | None], LossTerms]
 """Output, batch and bank to loss terms.  Whatever it learns must belong to the model."""
 
 
+OnValidation = Callable[[int, float], bool]
+"""Called after each evaluation with the epochs done and the value of the metric; True asks to stop there."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of the loop.
@@ -101,7 +105,7 @@ class TrainResult:
         last_checkpoint: folder of the final state.
         epochs: epochs done.
         steps: steps done.
-        stopped_early: whether patience ran out.
+        stopped_early: whether patience ran out, or the caller asked to stop.
         skipped_batches: batches without any target.
         seconds: time spent, earlier sessions included.
         history: one record an epoch.

@@ -18,11 +18,19 @@ from mmrec.batch import HistoryBatch, ModelOutput
 from mmrec.errors import ConfigError, MmrecError, near_names
 from mmrec.training.checkpoint import checkpoint_name
 from mmrec.training.clock import Clock
-from mmrec.training.contract import BatchLoader, Loss, StepReport, TrainResult, TrainSettings, WorkCounter
+from mmrec.training.contract import (
+    BatchLoader,
+    Loss,
+    OnValidation,
+    StepReport,
+    TrainResult,
+    TrainSettings,
+    WorkCounter,
+)
 from mmrec.training.interrupt import Interrupt, interruptible
 from mmrec.training.keeper import Keeper
 from mmrec.training.optimizer import set_rates, warmup_cosine
-from mmrec.training.precision import mixed_precision
+from mmrec.training.precision import fit_attention, mixed_precision
 from mmrec.training.progress import Progress
 from mmrec.training.tracking import Tracker
 
@@ -44,6 +52,7 @@ def train(
     base: Mapping[str, str] | None = None,
     resume: bool = False,
     progress: Callable[[StepReport], None] | None = None,
+    on_validation: OnValidation | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> TrainResult:
     """Train ``model`` in place; it ends in the last state, not the best.
@@ -67,6 +76,8 @@ def train(
         base: fingerprint of each frozen base, by modality; a checkpoint of another base is refused.
         resume: go on from the newest whole checkpoint; from the beginning where there is none.
         progress: called after every step.
+        on_validation: called after the checkpoint of an evaluated epoch; where it asks to stop, training ends there, and
+            a resumed one goes on.
         warn: takes one sentence for each damaged checkpoint that is passed over.
 
     Raises:
@@ -102,6 +113,7 @@ def train(
             work=work,
             trackers=trackers,
             report=progress,
+            on_validation=on_validation,
             interrupt=interrupt,
             progress=Progress(batches_per_epoch=len(loader)),
         )
@@ -135,9 +147,11 @@ class _Training:
     work: WorkCounter | None
     trackers: Sequence[Tracker]
     report: Callable[[StepReport], None] | None
+    on_validation: OnValidation | None
     interrupt: Interrupt
     progress: Progress
     bank: Tensor | None = None
+    asked_to_stop: bool = False
     clock: Clock = field(default_factory=Clock)
 
     def begin(self, *, resume: bool, warn: Callable[[str], None]) -> None:
@@ -153,7 +167,7 @@ class _Training:
     @property
     def finished(self) -> bool:
         out_of_patience = self.progress.evaluations_since_best >= self.settings.patience
-        return out_of_patience or self.progress.epoch >= self.settings.epochs
+        return self.asked_to_stop or out_of_patience or self.progress.epoch >= self.settings.epochs
 
     def run_epoch(self) -> None:
         self.model.train()
@@ -224,14 +238,15 @@ class _Training:
         """Add the gradient of one batch to those of its group; return False where the loss finds no target."""
         device, precision = self.accelerator.device, self.settings.precision
         narrow = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        with mixed_precision(device, enabled=narrow):
-            output = self.model(batch)
-        terms = self.loss(_in_float32(output), batch, self.bank)
-        if terms.num_targets == 0:
-            return False
-        # Weighted by targets and divided by their sum before the step, unequal batches give the mean over all targets.
-        weight = terms.num_targets if self.settings.accumulate > 1 else 1
-        self.accelerator.backward(terms.total * weight)
+        with fit_attention(device, narrow=narrow):
+            with mixed_precision(device, enabled=narrow):
+                output = self.model(batch)
+            terms = self.loss(_in_float32(output), batch, self.bank)
+            if terms.num_targets == 0:
+                return False
+            # Weighted by targets and divided by their sum before the step, unequal batches give the mean over all.
+            weight = terms.num_targets if self.settings.accumulate > 1 else 1
+            self.accelerator.backward(terms.total * weight)
         values = _read({"loss": terms.total} | {f"loss/{name}": part for name, part in terms.parts.items()})
         if not math.isfinite(values["loss"]):
             self._refuse("a finite loss", ", ".join(f"{name} = {value:g}" for name, value in values.items()))
@@ -281,6 +296,8 @@ class _Training:
             values = {f"validation/{name}": value for name, value in metrics.items()}
             self._log({"epoch": float(epoch), "epoch/loss": record["loss"], **values})
             self.save()
+        if metrics and self.on_validation is not None:
+            self.asked_to_stop = self.on_validation(epoch, self._metric(metrics))
 
     def _metric(self, metrics: Mapping[str, float]) -> float:
         name = self.settings.metric

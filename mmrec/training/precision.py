@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
+def mixed_precision(device: torch.device, *, enabled: bool) -> AbstractContextManager[object]:
+    """Run matrix products of a forward pass in bfloat16, and everything that needs its digits in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if enabled else nullcontext()
+
+
 @contextmanager
-def mixed_precision(device: torch.device, *, enabled: bool) -> Iterator[None]:
-    """Run matrix products in bfloat16 inside this block, and everything that needs its digits in float32.
+def fit_attention(device: torch.device, *, narrow: bool) -> Iterator[None]:
+    """Choose how attention is computed, for a forward pass and a backward pass that may repeat parts of it.
 
     On a CPU the backward pass of torch's fused attention is several times slower in bfloat16 than in float32, and
     slower than plain matrix products; there attention is made of these.
 
     Args:
         device: where the model is.
-        enabled: whether to do anything at all.
+        narrow: whether it runs in bfloat16.
     """
-    if not enabled:
+    if not narrow or device.type != "cpu":
         yield
         return
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        if device.type != "cpu":
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
             yield
-            return
-        before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-        try:
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        finally:
-            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)

@@ -339,6 +339,14 @@ def test_every_part_of_the_model_is_built(
     assert len(recommender.recommend(user_id="u01", k=3)) == 3
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_few_items_at_once(config: Config, tiny_feed: TinyFeed, tmp_path: Path, precision: str) -> None:
+    """Parts of the forward pass are repeated within the backward pass, attention and number format included."""
+    small = changed(config, train={"epochs": 1, "items_at_once": 3, "precision": precision})
+    result = run(small, tiny_feed.prepared, tmp_path / "run")
+    assert int(str(result["steps"])) > 0
+
+
 def test_told_before_a_cache_is_written(
     config: Config, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,11 +91,10 @@ def test_tokens_equal_a_loop_over_items_in_value_and_gradient() -> None:
         torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_masks_and_first_contents() -> None:
+def test_masks() -> None:
     encoded = {name: content(name) for name in WIDTHS}
     tokens = assembled(assembler(), encoded)
     assert tokens.present.tolist() == [[True, True], [True, False], [False, False], [True, True]]
-    assert tokens.contents.tolist() == [[1, 0], [0, -1], [-1, -1], [1, 1]]
     # 1 + 2 tokens; 2; the null token; 1 + 2 + 2.
     assert tokens.counts.tolist() == [3, 2, 1, 5]
     assert tokens.index[5] == len(tokens.states) - 1
@@ -140,7 +139,7 @@ def test_views_join_the_items_over_the_same_states() -> None:
     expected = [row for part in (tokens, *views) for row in read(part)]
     for mine, other in zip(read(joined), expected, strict=True):
         assert torch.equal(mine, other)
-    assert len(joined.summaries) == len(joined.present) == len(joined.contents) == len(joined)
+    assert len(joined.summaries) == len(joined.present) == len(joined)
 
 
 @pytest.mark.parametrize("items_a_block", [1, 2, 3, 100])

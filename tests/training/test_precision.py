@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmrec.training.precision import mixed_precision
+from mmrec.training.precision import fit_attention, mixed_precision
 
 CPU = torch.device("cpu")
 
@@ -16,10 +16,11 @@ def attention(*, enabled: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]
     inputs = torch.randn(4, 6, 8, requires_grad=True)
     weight = torch.randn(24, 8, requires_grad=True)
     mask = torch.ones(4, 1, 6, 6, dtype=torch.bool).tril()
-    with mixed_precision(CPU, enabled=enabled):
-        heads = functional.linear(inputs, weight).view(4, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
-        read = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
-    return read, torch.autograd.grad(read.float().square().sum(), (inputs, weight))
+    with fit_attention(CPU, narrow=enabled):
+        with mixed_precision(CPU, enabled=enabled):
+            heads = functional.linear(inputs, weight).view(4, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            read = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        return read, torch.autograd.grad(read.float().square().sum(), (inputs, weight))
 
 
 def test_attention_is_near_float32_in_value_and_gradient() -> None:
@@ -37,7 +38,7 @@ def test_settings_of_the_process_are_put_back_after_an_error() -> None:
         return allowed, torch.backends.cuda.flash_sdp_enabled(), torch.is_autocast_enabled("cpu")
 
     def stop() -> None:
-        with mixed_precision(CPU, enabled=True):
+        with fit_attention(CPU, narrow=True), mixed_precision(CPU, enabled=True):
             assert state() == (True, False, True)
             raise ValueError("stop")
 

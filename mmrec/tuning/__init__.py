@@ -1,0 +1,1 @@
+"""Search for better settings: the space, the study, and what it came to."""
