@@ -55,25 +55,34 @@ def calibrated_metrics(
     settings = settings_of(split, cases, histories)
     unfiltered = next(setting for setting in settings if setting.pool == "all" and not setting.filter_seen)
 
-    def measure(setting: Setting) -> dict[str, npt.NDArray[np.float64]]:
-        return validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
+    state: dict[str, float] = {}
+    measured: dict[tuple[object, ...], dict[str, npt.NDArray[np.float64]]] = {}
 
-    def choose(candidates: Sequence[float], give: Callable[[float], object], setting: Setting) -> float:
+    def measure(setting: Setting) -> dict[str, npt.NDArray[np.float64]]:
+        # What has been chosen so far is asked about again, as the next choice's first candidate and at the end.
+        key = (setting, *state.values())
+        if key not in measured:
+            measured[key] = validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
+        return measured[key]
+
+    def choose(name: str, candidates: Sequence[float], give: Callable[[float], object], setting: Setting) -> None:
         found = []
         for candidate in candidates if split.kind != "cold_items" else candidates[:1]:
             give(candidate)
+            state[name] = candidate
             found.append(measure(setting)[metric])
         best = int(np.argmax([values.mean() for values in found]))
         gains = found[best] - found[0]
         if gains.mean() < STANDARD_ERRORS * gains.std() / max(len(gains), 1) ** 0.5:
             best = 0
         give(candidates[best])
-        return candidates[best]
+        state[name] = candidates[best]
 
-    chosen = {}
+    state[REPEAT_BONUS] = REPEAT_BONUSES[0]
     if set_trend is not None:
         set_trend(TREND_WEIGHTS[0])
-    chosen[REPEAT_BONUS] = choose(REPEAT_BONUSES, set_bonus, unfiltered)
+        state[TREND_WEIGHT] = TREND_WEIGHTS[0]
+    choose(REPEAT_BONUS, REPEAT_BONUSES, set_bonus, unfiltered)
     if set_trend is not None:
-        chosen[TREND_WEIGHT] = choose(TREND_WEIGHTS, set_trend, settings[0])
-    return {**{name: float(values.mean()) for name, values in measure(settings[0]).items()}, **chosen}
+        choose(TREND_WEIGHT, TREND_WEIGHTS, set_trend, settings[0])
+    return {**{name: float(values.mean()) for name, values in measure(settings[0]).items()}, **state}

@@ -1,4 +1,4 @@
-"""Ranks of targets among all candidates: one pass over score rows, no sort, bounded memory."""
+"""Ranks of targets among all candidates: one pass over the scores, no sort, bounded memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mmrec.errors import ArtifactError, FeedError
 from mmrec.evaluation.metrics import UNREACHABLE, Places
+from mmrec.evaluation.tally import Tally
+from mmrec.evaluation.tiles import VectorCaseScorer, rank_tiles
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases
-from mmrec.storage import RaggedArray
 
 Pool = Literal["all", "cold"]
 TOP_K = 20
@@ -106,7 +107,8 @@ def rank_settings(
     """Rank every target of every case under several settings, scoring each case once.
 
     The target's score is read from the same row as the others.  Other targets of the case are candidates like any
-    other; an item chosen twice in one case is one target.
+    other; an item chosen twice in one case is one target.  Where the scorer gives vectors
+    (:class:`~mmrec.evaluation.tiles.VectorCaseScorer`), nobody makes whole rows of scores.
 
     Args:
         first_seen: shape (items,), needed by settings with ``existing_only``.
@@ -120,18 +122,29 @@ def rank_settings(
     if first_seen is None and any(setting.existing_only for setting in settings):
         raise FeedError("first_seen of every item", got="None", where="a setting with existing_only")
     num_items = len(cases.item_roles)
-    rankers = [
-        _Ranker(setting, cases, histories, first_seen=first_seen, top_k=min(top_k, num_items)) for setting in settings
-    ]
-    wanted = np.flatnonzero(np.any([np.diff(ranker.offsets) > 0 for ranker in rankers], axis=0))
-    size, block = (
-        max(1, elements // max(1, num_items)) for elements in (chunk_elements, min(chunk_elements, CACHED_ELEMENTS))
-    )
-    for chunk in _chunks(wanted, size):
-        scores = _checked(scorer.scores(chunk), rows=len(chunk), num_items=num_items)
-        for ranker in rankers:
-            ranker.add(chunk, scores, block=block if scores.device.type == "cpu" else size)
-    return {ranker.setting.name: ranker.result() for ranker in rankers}
+    tallies = {
+        setting.name: Tally(
+            cases,
+            histories,
+            pool=pool_mask(setting, cases),
+            filter_seen=setting.filter_seen,
+            first_seen=first_seen if setting.existing_only else None,
+            top_k=min(top_k, num_items),
+        )
+        for setting in settings
+    }
+    wanted = np.flatnonzero(np.any([np.diff(tally.offsets) > 0 for tally in tallies.values()], axis=0))
+    if isinstance(scorer, VectorCaseScorer):
+        rank_tiles(scorer, list(tallies.values()), wanted, chunk_elements=chunk_elements)
+    else:
+        size, block = (
+            max(1, elements // max(1, num_items)) for elements in (chunk_elements, min(chunk_elements, CACHED_ELEMENTS))
+        )
+        for chunk in _chunks(wanted, size):
+            scores = _checked(scorer.scores(chunk), rows=len(chunk), num_items=num_items)
+            for tally in tallies.values():
+                _add_rows(tally, chunk, scores, block=block if scores.device.type == "cpu" else size)
+    return {name: _ranks(tally) for name, tally in tallies.items()}
 
 
 def pool_mask(setting: Setting, cases: Cases) -> npt.NDArray[np.bool_]:
@@ -156,88 +169,37 @@ def _checked(scores: Float[Tensor, "cases items"], *, rows: int, num_items: int)
     return scores.clamp(min=torch.finfo(scores.dtype).min)
 
 
-def case_item_keys(events: RaggedArray, histories: Histories, *, num_items: int) -> npt.NDArray[np.int64]:
-    """Return one number for each pair of case and item, shape (events,), from the events of every case."""
-    owners = np.repeat(np.arange(len(events)), events.lengths)
-    return np.asarray(owners * num_items + np.asarray(histories.item_rows)[events.values])
-
-
-class _Ranker:
-    """Fills the arrays of one setting, chunk by chunk."""
-
-    def __init__(
-        self,
-        setting: Setting,
-        cases: Cases,
-        histories: Histories,
-        *,
-        first_seen: npt.NDArray[np.int64] | None,
-        top_k: int,
-    ) -> None:
-        self.setting, self.top_k, self.num_items = setting, top_k, len(cases.item_roles)
-        self._pool = pool_mask(setting, cases)
-        self._first_seen = first_seen if setting.existing_only else None
-        self._times = cases.times(histories) if setting.existing_only else None
-        self._seen = cases.histories(histories) if setting.filter_seen else None
-        self._histories = histories
-        targets = cases.targets(histories)
-        keys = np.unique(case_item_keys(targets, histories, num_items=self.num_items))
-        asked = len(keys)
-        if self._seen is not None:
-            seen = case_item_keys(self._seen, histories, num_items=self.num_items)
-            keys = keys[~np.isin(keys, seen)]
-        self.dropped_targets = asked - len(keys)
-        self.targets = keys % self.num_items
-        counts = np.bincount(keys // self.num_items, minlength=len(cases))
-        self.dropped_cases = int(((counts == 0) & (targets.lengths > 0)).sum())
-        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._above = np.zeros(len(keys), np.int64)
-        self._tied = np.zeros(len(keys), np.int64)
-        self._num_candidates = np.zeros(len(cases), np.int64)
-        self._top_items = np.full((len(cases), top_k), -1, np.int32)
-        self._top_scores = np.full((len(cases), top_k), np.nan, np.float32)
-
-    def _candidates(self, chunk: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        mask = np.broadcast_to(self._pool, (len(chunk), self.num_items)).copy()
-        if self._first_seen is not None and self._times is not None:
-            mask &= self._first_seen[None, :] <= self._times[chunk, None]
-        if self._seen is not None:
-            seen = self._seen.gather(chunk)
-            mask[np.repeat(np.arange(len(chunk)), seen.lengths), self._histories.item_rows[seen.values]] = False
-        return mask
-
-    def add(self, chunk: npt.NDArray[np.int64], scores: Float[Tensor, "cases items"], *, block: int) -> None:
-        """Rank the targets of some cases, ``block`` targets at a time."""
-        mask = self._candidates(chunk)
-        candidates = torch.from_numpy(mask).to(scores.device)
-        offered = scores.masked_fill(~candidates, -torch.inf)
-        self._num_candidates[chunk] = mask.sum(1)
-        top = offered.topk(self.top_k, dim=1)
-        real = torch.isfinite(top.values) | (top.values > 0)
-        self._top_items[chunk] = top.indices.masked_fill(~real, -1).cpu().numpy()
-        self._top_scores[chunk] = top.values.float().masked_fill(~real, torch.nan).cpu().numpy()
-        counts = np.diff(self.offsets)[chunk]
-        places = np.arange(counts.sum()) + np.repeat(self.offsets[chunk] - np.cumsum(counts) + counts, counts)
-        owners = np.repeat(np.arange(len(chunk)), counts)
-        for part in _chunks(np.arange(len(places)), block):
-            self._above[places[part]], self._tied[places[part]] = _place(
-                offered, candidates, owners[part], self.targets[places[part]]
-            )
-
-    def result(self) -> Ranks:
-        """Return what was collected, without the cases that have no target."""
-        kept = np.flatnonzero(np.diff(self.offsets))
-        offsets = np.append(self.offsets[kept], self.offsets[-1])
-        return Ranks(
-            cases=kept,
-            places=Places(offsets, self._above, self._tied),
-            targets=self.targets,
-            num_candidates=self._num_candidates[kept],
-            top_items=self._top_items[kept],
-            top_scores=self._top_scores[kept],
-            dropped_cases=self.dropped_cases,
-            dropped_targets=self.dropped_targets,
+def _add_rows(tally: Tally, chunk: npt.NDArray[np.int64], scores: Float[Tensor, "cases items"], *, block: int) -> None:
+    """Rank the targets of some cases, ``block`` targets at a time."""
+    mask = tally.candidates(chunk)
+    candidates = torch.from_numpy(mask).to(scores.device)
+    offered = scores.masked_fill(~candidates, -torch.inf)
+    tally.num_candidates[chunk] = mask.sum(1)
+    top = offered.topk(tally.top_k, dim=1)
+    real = torch.isfinite(top.values) | (top.values > 0)
+    tally.top_items[chunk] = top.indices.masked_fill(~real, -1).cpu().numpy()
+    tally.top_scores[chunk] = top.values.float().masked_fill(~real, torch.nan).cpu().numpy()
+    places, owners = tally.places(chunk)
+    for part in _chunks(np.arange(len(places)), block):
+        tally.above[places[part]], tally.tied[places[part]] = _place(
+            offered, candidates, owners[part], tally.targets[places[part]]
         )
+
+
+def _ranks(tally: Tally) -> Ranks:
+    """Return what was collected, without the cases that have no target."""
+    kept = np.flatnonzero(np.diff(tally.offsets))
+    offsets = np.append(tally.offsets[kept], tally.offsets[-1])
+    return Ranks(
+        cases=kept,
+        places=Places(offsets, tally.above, tally.tied),
+        targets=tally.targets,
+        num_candidates=tally.num_candidates[kept],
+        top_items=tally.top_items[kept],
+        top_scores=tally.top_scores[kept],
+        dropped_cases=tally.dropped_cases,
+        dropped_targets=tally.dropped_targets,
+    )
 
 
 def _place(

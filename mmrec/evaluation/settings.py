@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from mmrec.errors import FeedError
-from mmrec.evaluation.ranking import Setting, case_item_keys
+from mmrec.evaluation.ranking import Setting
+from mmrec.evaluation.tally import case_item_keys
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import WARM, Cases, Split
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmrec.evaluation.ranking import Ranks, case_item_keys
+from mmrec.evaluation.ranking import Ranks
+from mmrec.evaluation.tally import case_item_keys
 from mmrec.feed.catalogue import NO_CAPTION, Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases

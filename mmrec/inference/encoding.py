@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmrec.batch import ItemBatch
@@ -31,12 +31,15 @@ class evaluating:  # noqa: N801  (reads as a statement: ``with evaluating(model)
 
     def __enter__(self) -> None:
         self._was_training = self._model.training
-        self._model.eval()
+        # To walk through every module of the encoders takes as long as to answer a request.
+        if self._was_training:
+            self._model.eval()
         self._grad.__enter__()
 
     def __exit__(self, *error: object) -> None:
         self._grad.__exit__(*error)
-        self._model.train(self._was_training)
+        if self._was_training:
+            self._model.train()
 
 
 def _near_contents(reader: ItemReader, item_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -146,19 +149,38 @@ class ModelScorer:
 
     def scores(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases items"]:
         """Return the scores of some cases, best over the interests of each user."""
-        events = self._cases.take(cases).histories(self._histories, length=self._length)
+        users, repeats = self.case_vectors(cases), self.repeat_items(cases)
+        had = (
+            torch.from_numpy(np.repeat(np.arange(len(cases)), repeats.lengths)).to(self._device),
+            torch.from_numpy(np.asarray(repeats.values, np.int64)).to(self._device),
+        )
+        with torch.inference_mode():
+            return self._model.scorer.compare(users, self.item_vectors(slice(None)), had=had).cpu()
+
+    def case_vectors(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases interests width"]:
+        """Return the vectors of some cases."""
         if not self._known[cases].all():
+            events = self._events(cases)
             users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
             if not self._users.shape[1]:
                 self._users = torch.empty(len(self._cases), *users.shape[1:])
             self._users[torch.from_numpy(cases)] = users
             self._known[cases] = True
-        users = self._users[torch.from_numpy(cases)]
-        had = (
-            torch.from_numpy(np.repeat(np.arange(len(cases)), events.lengths)).to(self._device),
-            torch.from_numpy(np.asarray(self._histories.item_rows[events.values], np.int64)).to(self._device),
-        )
-        scorer = self._model.scorer
-        with torch.inference_mode():
-            items = self._items if self._trends is None else scorer.with_trend(self._items, self._trends)
-            return scorer.compare(users.to(self._device), items, had=had).cpu()
+        return self._users[torch.from_numpy(cases)].to(self._device)
+
+    def item_vectors(self, rows: slice | Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+        """Return the vectors of some items, with the trend."""
+        items = self._items[rows]
+        return items if self._trends is None else self._model.scorer.with_trend(items, self._trends[rows])
+
+    def repeat_items(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
+        """Return the items of each case's history, which gain the repeat bonus."""
+        events = self._events(cases)
+        return RaggedArray(np.asarray(self._histories.item_rows[events.values]), events.offsets)
+
+    def repeat_bonus(self) -> float:
+        """Return the bonus."""
+        return float(self._model.scorer.repeat_bonus)
+
+    def _events(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
+        return self._cases.take(cases).histories(self._histories, length=self._length)

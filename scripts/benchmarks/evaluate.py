@@ -14,10 +14,13 @@ from benchmarks.measure import Row, alternate, ratios
 from mmrec.evaluation.ranking import Setting, rank_cases
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import WARM, Cases
+from mmrec.storage import RaggedArray
 
 SHAPES = {"small": (5_000, 32, 300, 50), "cpu": (1_000_000, 256, 10_000, 16), "gpu": (1_000_000, 256, 10_000, 64)}
 """Items, width, users, and users whom the field's way is timed on (it would take an hour for all)."""
 HISTORY = 20
+USERS, TILE = 1024, 256
+"""Of the bare product, on a CPU: the fastest of those that were tried."""
 
 
 class VectorScorer:
@@ -29,6 +32,22 @@ class VectorScorer:
     def scores(self, cases: npt.NDArray[np.int64]) -> Tensor:
         """Score the whole catalogue."""
         return self._users[torch.from_numpy(cases).to(self._users.device)] @ self._items.T
+
+    def case_vectors(self, cases: npt.NDArray[np.int64]) -> Tensor:
+        """Return users' vectors, one interest each."""
+        return self._users[torch.from_numpy(cases).to(self._users.device)].unsqueeze(1)
+
+    def item_vectors(self, rows: slice | Tensor) -> Tensor:
+        """Return items' vectors."""
+        return self._items[rows]
+
+    def repeat_items(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
+        """Return nothing."""
+        return RaggedArray(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
+
+    def repeat_bonus(self) -> float:
+        """Return no bonus."""
+        return 0.0
 
 
 def random_cases(num_users: int, num_items: int) -> tuple[Cases, Histories]:
@@ -67,22 +86,33 @@ def evaluate(*, size: str, device: str, rounds: int) -> Iterator[Row]:
     setting = Setting("filtered", filter_seen=True)
     scorer = VectorScorer(users, items)
     few = cases.take(np.arange(sorted_users))
-    block = max(1, (1 << 24) // num_items)
-    room = torch.empty(block, num_items, device=device)
+    columns = min(num_items, TILE if device == "cpu" else 32 * TILE)
+    room = torch.empty(min(USERS, num_users) * columns, device=device)
 
-    def bare(count: int) -> None:
-        for start in range(0, count, block):
-            part = users[start : min(start + block, count)]
-            torch.mm(part, items.T, out=room[: len(part)])
+    def bare() -> None:
+        for start in range(0, num_users, USERS):
+            part = users[start : start + USERS]
+            for first in range(0, num_items, columns):
+                block = items[first : first + columns]
+                torch.mm(part, block.T, out=room[: len(part) * len(block)].view(len(part), len(block)))
 
     own = rank_cases(scorer, few, histories, setting)
-    theirs = ranks_by_sorting(users[:sorted_users], items, few, histories)
+    # In float32 a sort orders the closest scores by how they were rounded.
+    theirs = ranks_by_sorting(users[:sorted_users].double(), items.double(), few, histories)
     exact = float(np.mean(own.places.ranks == theirs[own.cases]))
     yield Row(
-        "evaluate", f"ranks equal to those of a full sort, {sorted_users} users", (exact,), target=1.0, unit="share"
+        "evaluate",
+        f"ranks equal to those of a full sort in float64, {sorted_users} users",
+        (exact,),
+        target=1.0,
+        unit="share",
     )
     seconds = alternate(
-        {"mmrec": lambda: rank_cases(scorer, cases, histories, setting), "bare": lambda: bare(num_users)},
+        {
+            "mmrec": lambda: rank_cases(scorer, cases, histories, setting),
+            "bare": bare,
+            "field": lambda: ranks_by_sorting(users[:sorted_users], items, few, histories),
+        },
         rounds=rounds,
         device=device,
     )
@@ -95,18 +125,11 @@ def evaluate(*, size: str, device: str, rounds: int) -> Iterator[Row]:
         target=None if size == "small" else 1.25,
         details={"mmrec s": min(seconds["mmrec"]), "bare product s": min(seconds["bare"])},
     )
-    seconds = alternate(
-        {
-            "mmrec": lambda: rank_cases(scorer, few, histories, setting),
-            "field": lambda: ranks_by_sorting(users[:sorted_users], items, few, histories),
-        },
-        rounds=rounds,
-        device=device,
-    )
+    share = num_users / sorted_users
     yield Row(
         "evaluate",
-        f"faster than one argsort a user, {sorted_users} users",
-        ratios(seconds["field"], seconds["mmrec"]),
+        f"faster for each user than one argsort a user ({sorted_users} users sorted)",
+        tuple(share * ratio for ratio in ratios(seconds["field"], seconds["mmrec"])),
         target=None if size == "small" else 6.0,
-        details={name + " s": min(values) for name, values in seconds.items()},
+        details={"mmrec s": min(seconds["mmrec"]), f"field s, {sorted_users} users": min(seconds["field"])},
     )
