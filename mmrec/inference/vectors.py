@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
-from mmrec.inference.posts import DecodedPost, Post, decode_post
+from mmrec.inference.posts import DecodedPost, Post, decode_post, source_key
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
@@ -172,6 +173,7 @@ class ItemVectors:
         self._side, self._max_images = picture_side, max_images
         self._device, self.table, self._keep = device, table, keep
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._met: OrderedDict[str, _Entry] = OrderedDict()
         self.num_encoded = 0
 
     def resolve(self, references: Sequence[Reference]) -> ResolvedVectors:
@@ -191,7 +193,10 @@ class ItemVectors:
             key = entry.key
             return Resolved(positions.get(key, -1), key, asked.rows.get(key, -1), entry.present, asked.errors.get(key))
 
-        return ResolvedVectors(table, tuple(resolved(asked.entries[id(reference)]) for reference in references))
+        # Many references name the same few items.
+        distinct = {entry.key: entry for entry in asked.entries.values()}
+        found = {key: resolved(entry) for key, entry in distinct.items()}
+        return ResolvedVectors(table, tuple(found[asked.entries[id(reference)].key] for reference in references))
 
     def ids(self, item_rows: npt.NDArray[np.int64]) -> list[Reference]:
         """Return the ids of items of the catalogue."""
@@ -204,11 +209,21 @@ class ItemVectors:
 
     def present(self, item_row: int) -> tuple[str, ...]:
         """Return the names of the modalities an item of the catalogue has."""
-        return tuple(
-            name
-            for name, modality in self._reader.modalities.items()
-            if modality.links.offsets[item_row + 1] > modality.links.offsets[item_row]
-        )
+        return self._combinations[int(self._combination_of[item_row])]
+
+    @cached_property
+    def _combinations(self) -> list[tuple[str, ...]]:
+        """Every combination of modalities; bit ``i`` of its place stands for the reader's modality ``i``."""
+        names = list(self._reader.modalities)
+        return [tuple(name for i, name in enumerate(names) if code >> i & 1) for code in range(1 << len(names))]
+
+    @cached_property
+    def _combination_of(self) -> npt.NDArray[np.int64]:
+        """Place of each item's combination, shape (items,)."""
+        codes = np.zeros(len(self._catalogue), dtype=np.int64)
+        for i, modality in enumerate(self._reader.modalities.values()):
+            codes |= (modality.links.lengths > 0).astype(np.int64) << i
+        return codes
 
     def _look_up(self, reference: Reference, asked: _Asked) -> _Entry:
         """Say by which key a reference's vector will be found; a post that is not kept waits to be encoded."""
@@ -221,14 +236,21 @@ class ItemVectors:
                 row = self._catalogue.row(reference)
                 asked.rows[f"row:{row}"] = row
                 return _Entry(f"row:{row}", self.present(row))
+            source = source_key(reference, max_images=self._max_images)
+            met = None if source is None else self._met.get(source)
+            if met is not None and (met.key in self._kept or met.key in asked.waiting):
+                asked.posts[met.key] = None
+                return met
             post = decode_post(reference, side=self._side, max_images=self._max_images)
-            present = self._readable(post)
+            entry = _Entry(post.key, self._readable(post))
         except MmrecError as error:
             return asked.refuse(str(error))
         asked.posts[post.key] = None
         if post.key not in self._kept:
             asked.waiting[post.key] = post
-        return _Entry(post.key, present)
+        if source is not None:
+            self._met[source] = entry
+        return entry
 
     def _readable(self, post: DecodedPost) -> tuple[str, ...]:
         """Return the modalities of a post that the model reads.
@@ -314,4 +336,6 @@ class ItemVectors:
             found[key] = self._kept[key]
         while len(self._kept) > max(self._keep, len(keys)):
             self._kept.popitem(last=False)
+        while len(self._met) > self._keep:
+            self._met.popitem(last=False)
         return found

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from benchmarks.encode import encode
 from benchmarks.evaluate import evaluate
+from benchmarks.grow import grow
 from benchmarks.measure import Row
+from benchmarks.memory import memory
+from benchmarks.prepare import prepare
+from benchmarks.score import score
+from benchmarks.search import search
 from benchmarks.softmax import softmax
+from benchmarks.start import start
 from benchmarks.train import train
 
 
@@ -19,4 +26,15 @@ class Part(Protocol):
         ...
 
 
-PARTS: dict[str, Part] = {"train": train, "softmax": softmax, "evaluate": evaluate}
+PARTS: dict[str, Part] = {
+    "start": start,
+    "prepare": prepare,
+    "encode": encode,
+    "train": train,
+    "memory": memory,
+    "softmax": softmax,
+    "evaluate": evaluate,
+    "score": score,
+    "search": search,
+    "grow": grow,
+}

@@ -105,6 +105,34 @@ class TestOnce:
         torch.testing.assert_close(resolver.resolve(posts).vectors, whole, atol=1e-5, rtol=0)
         assert sizes == [5, 5, 2]
 
+    def test_a_picture_that_was_met_is_decoded_once(
+        self, resolver: ItemVectors, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decoded: list[str | None] = []
+
+        def count(post: Post, **settings: int) -> object:
+            decoded.append(post.name)
+            return decode_post(post, **settings)
+
+        monkeypatch.setattr(module, "decode_post", count)
+        path = tmp_path / "a.png"
+        path.write_bytes(tiny_feed.image("p01").read_bytes())
+        data = tiny_feed.image("p05").read_bytes()
+        first = resolver.resolve([Post("red", path, name="a"), Post("red", path), Post("red", data, name="b")])
+        again = resolver.resolve([Post("red", str(path)), Post("red", bytes(bytearray(data)))])
+        assert decoded == ["a", "b"]
+        assert [entry.present for entry in again.references] == [("text", "image")] * 2
+        torch.testing.assert_close(again.vectors, first.vectors)
+        path.write_bytes(tiny_feed.image("p09").read_bytes())
+        changed_file = resolver.resolve([Post("red", path, name="c"), Post("blue", data, name="d")])
+        assert decoded == ["a", "b", "c", "d"]
+        assert resolver.num_encoded == 4
+        assert not torch.allclose(changed_file.vectors[0], first.vectors[0])
+        resolver.resolve([Post(word, name=word) for word in ("wool", "silk", "scarf", "dress")])
+        resolver.resolve([Post("red", data, name="b")])
+        assert decoded[-1] == "b", "its vector is forgotten"
+        assert resolver.num_encoded == 9
+
 
 class TestBadOnes:
     def test_errors_stay_with_their_reference(self, resolver: ItemVectors, tiny_feed: TinyFeed) -> None:

