@@ -432,12 +432,14 @@ class TestWorkers:
         assert logs == ["", ""], "no complaints"
         with tuning.folder.alone():
             before = Study.open(tuning.folder).records
-        numbers = [record.number for record in before if record.state == "complete"]
-        assert 0 < len(numbers) < 20
-        result = tuning(len(numbers) + 2)
-        assert set(states(result)) <= {"complete", "cut off"}
-        assert states(result).count("complete") == len(numbers) + 2
-        assert [result.records[number] for number in numbers] == [before[number] for number in numbers]
+        # How many trials end before the slower process reports is the machine's affair, and so is whether some of them
+        # are pruned.
+        ended = [record.number for record in before if record.state in ("complete", "pruned")]
+        assert 0 < len(ended) < 99
+        result = tuning(len(ended) + 2)
+        assert set(states(result)) <= {"complete", "pruned", "cut off"}
+        assert sum(state != "cut off" for state in states(result)) == len(ended) + 2
+        assert [result.records[number] for number in ended] == [before[number] for number in ended]
 
     def test_that_die_are_told_of(self, tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
