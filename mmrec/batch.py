@@ -134,11 +134,14 @@ class Parts(Movable):
         content: the distinct contents of the batch, each once.
         item_index: shape (parts,), ascending positions in the batch's items.
         content_index: shape (parts,), positions in ``content``.
+        content_rows: shape (contents,), the contents' numbers in the feed, which are the same in every batch; None
+            where they are from nowhere.
     """
 
     content: Content
     item_index: Int[Tensor, " parts"]
     content_index: Int[Tensor, " parts"]
+    content_rows: Int[Tensor, " contents"] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,15 +220,33 @@ class Targets(Movable):
 
 
 @dataclass(frozen=True)
+class Share(Movable):
+    """What a batch is of which this process (a *rank*) holds a share: some of its users, some of its distinct items.
+
+    Args:
+        item_rows: shape (all_items,), rows of all distinct items, the ranks' items end to end.
+        sizes: items of each rank.
+        num_users: users of all ranks.
+        num_targets: targets of all ranks.
+    """
+
+    item_rows: Int[Tensor, " all_items"]
+    sizes: tuple[int, ...]
+    num_users: int
+    num_targets: int
+
+
+@dataclass(frozen=True)
 class HistoryBatch(Movable):
     """One training step: histories and targets as positions in the distinct items of the global batch.
 
     Args:
-        items: the distinct items of histories, targets and negatives.
-        users: the histories.
-        targets: what to predict.
+        items: the distinct items of histories, targets and negatives; where the batch is shared out, this rank's.
+        users: the histories; where the batch is shared out, this rank's.
+        targets: what to predict for these users.
         negatives: shape (negatives,), positions of items drawn uniformly from the catalogue.
         user_rows: shape (users,), row of each user.
+        share: the whole batch, where several ranks share it; positions are then positions in *its* items.
     """
 
     items: ItemBatch
@@ -233,6 +254,22 @@ class HistoryBatch(Movable):
     targets: Targets
     negatives: Int[Tensor, " negatives"]
     user_rows: Int[Tensor, " users"]
+    share: Share | None = None
+
+    @property
+    def item_rows(self) -> Int[Tensor, " all_items"]:
+        """Rows of the distinct items of all ranks."""
+        return self.items.item_rows if self.share is None else self.share.item_rows
+
+    @property
+    def num_users(self) -> int:
+        """Users of all ranks."""
+        return len(self.user_rows) if self.share is None else self.share.num_users
+
+    @property
+    def num_targets(self) -> int:
+        """Targets of all ranks."""
+        return len(self.targets) if self.share is None else self.share.num_targets
 
 
 @dataclass(frozen=True)
@@ -255,7 +292,7 @@ class ModelOutput(Movable):
     """What one forward pass gives to the objective.
 
     Args:
-        item_embeddings: shape (items, dim), score-ready vectors of the batch's distinct items.
+        item_embeddings: shape (items, dim), score-ready vectors of the batch's distinct items, those of all ranks.
         target_vectors: shape (targets, dim), score-ready user vectors at each target's ``time_index``; the score of a
             target against an item is their inner product.
         views: modality to shape (pairs, dim): vectors of the same items from one modality alone, for the contrastive

@@ -18,10 +18,17 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.training.contract import TrainSettings
 from mmrec.training.loss import TrainingLoss
 from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
+from mmrec.training.ranks import ALONE, Ranks
 
 
 def build_loader(
-    config: Config, histories: Histories, split: Split, reader: ItemReader, *, negatives: npt.NDArray[np.bool_]
+    config: Config,
+    histories: Histories,
+    split: Split,
+    reader: ItemReader,
+    *,
+    negatives: npt.NDArray[np.bool_],
+    ranks: Ranks = ALONE,
 ) -> HistoryLoader:
     """Build the training batches of a feed.
 
@@ -31,6 +38,7 @@ def build_loader(
         split: tells which of them may be used.
         reader: gives the items' contents.
         negatives: shape (items,), items that may be taken as not chosen.
+        ranks: the processes that share each batch.
     """
     train, objective = config.train, config.objective
     in_batch = objective.kind == "in_batch_softmax"
@@ -47,6 +55,8 @@ def build_loader(
         # The logQ correction counts on batches drawn uniformly.
         bucket=1 if in_batch else 8,
         prefetch=2 * train.workers,
+        rank=ranks.rank,
+        num_ranks=ranks.count,
     )
 
 
@@ -58,6 +68,7 @@ def build_loss(
     num_windows: int,
     negatives: npt.NDArray[np.bool_],
     first_seen: npt.NDArray[np.int64],
+    ranks: Ranks = ALONE,
 ) -> TrainingLoss:
     """Build the objective, with what it knows of the feed.
 
@@ -69,6 +80,7 @@ def build_loss(
             is exact where every history fits one window.
         negatives: shape (items,), items that may be taken as not chosen.
         first_seen: shape (items,), of the catalogue; counts where the split asks for existing items only.
+        ranks: the processes that share each batch.
     """
     objective = config.objective
     return TrainingLoss(
@@ -81,6 +93,7 @@ def build_loss(
         users_with_item=torch.from_numpy(users_with_item(histories, split)),
         eligible=torch.from_numpy(negatives),
         first_seen=torch.from_numpy(first_seen.copy()) if split.existing_only and histories.has_time else None,
+        sum_over_ranks=ranks.sum,
     )
 
 

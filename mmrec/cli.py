@@ -43,13 +43,15 @@ def train(
 ) -> None:
     """Train a recommender on a prepared feed."""
     from mmrec.config import load_config
-    from mmrec.process import keep_freed_memory
+    from mmrec.process import keep_freed_memory, launched_rank
 
     settings = load_config(config, overrides=overrides or [])
     keep_freed_memory()
     from mmrec.commands.train import train_run
 
     summary = train_run(settings, feed=feed, out=out, resume=resume, device=device, notify=_notify, meter=progress)
+    if launched_rank():
+        return
     if as_json:
         print_json(summary)
         return

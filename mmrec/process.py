@@ -26,6 +26,11 @@ def thread_share(processes: int) -> dict[str, str]:
     return dict.fromkeys(THREADS, str(share))
 
 
+def launched_rank() -> int:
+    """Return this process's number among those that a launcher (torchrun, accelerate) started; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def keep_freed_memory() -> None:
     """Start the process again with an allocator that keeps large freed blocks.
 

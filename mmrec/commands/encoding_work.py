@@ -26,8 +26,9 @@ class WorkLog:
         self._batch: dict[str, float] = {}
 
     def count(self, batch: HistoryBatch) -> None:
-        """Count the items that a batch names; the batch is on the CPU."""
-        named, distinct = int(batch.users.valid.sum()) + len(batch.targets) + len(batch.negatives), len(batch.items)
+        """Count the items that a batch names; the batch is on the CPU, and may be one process's share of it."""
+        negatives = len(batch.negatives) // (1 if batch.share is None else len(batch.share.sizes))
+        named, distinct = int(batch.users.valid.sum()) + len(batch.targets) + negatives, len(batch.items)
         self._named += named
         self._distinct += distinct
         self._batch = {"items_named": float(named), "items_distinct": float(distinct)}

@@ -38,12 +38,14 @@ from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
 from mmrec.feed.trends import popularity_trends
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
+from mmrec.model.gather import gather_plain
 from mmrec.model.item_encoder import ITEM_ID
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
 from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
+from mmrec.training.ranks import Ranks
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 CALIBRATION_ITEMS = 512
@@ -65,6 +67,9 @@ def train_run(
 ) -> dict[str, object]:
     """Train a recommender and return a summary of the run.
 
+    Started by a launcher (torchrun, accelerate launch) in several processes, these train one model together; the first
+    writes the run and tells of it.
+
     Args:
         config: what to train.
         feed: prepared feed.
@@ -80,14 +85,21 @@ def train_run(
         ConfigError: a setting that does not fit the feed.
     """
     accelerator = open_accelerator(choose_device(device))
+    ranks = Ranks.of(accelerator)
+    if not ranks.is_first:
+        notify, meter = ignore, silent_meter
     run = RunFolder(out)
     split = check_settings(config, feed)
     cases = _validation_cases(config, split)
     ids = training_ids(feed, split, trend_days=config.model.trend_days)
-    check_run(run, config, feed=feed, split=split, resume=resume)
-    assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
-    begin_run(run, config, feed=feed, split=split)
-    save_parts(run, assembly, ids)
+    if ranks.is_first:
+        check_run(run, config, feed=feed, split=split, resume=resume)
+    # Trunks are cached once: by the first process, and by the first of each machine that does not see its files.
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        assembly = assemble(config, feed, ids, device=accelerator.device, notify=notify, meter=meter)
+    if ranks.is_first:
+        begin_run(run, config, feed=feed, split=split)
+        save_parts(run, assembly, ids)
     work = WorkLog(assembly.encoders)
     result = _train(
         assembly,
@@ -113,6 +125,7 @@ def train_run(
         "stopped early": result.stopped_early,
         "seconds": round(result.seconds, 1),
         "device": str(accelerator.device),
+        **({"processes": ranks.count} if ranks.count > 1 else {}),
         **work.summary(),
     }
 
@@ -214,8 +227,9 @@ def _train(
     on_validation: OnValidation | None,
 ) -> TrainResult:
     config, model, histories = assembly.config, assembly.model, assembly.histories
+    ranks = Ranks.of(accelerator)
     negatives = split.trainable_items(histories, assembly.catalogue.first_seen)
-    loader = build_loader(config, histories, split, assembly.reader, negatives=negatives)
+    loader = build_loader(config, histories, split, assembly.reader, negatives=negatives, ranks=ranks)
     loss = build_loss(
         config,
         histories,
@@ -223,17 +237,19 @@ def _train(
         num_windows=loader.num_windows,
         negatives=negatives,
         first_seen=assembly.catalogue.first_seen,
+        ranks=ranks,
     )
     trainable = np.flatnonzero(negatives)
     generator = np.random.default_rng(config.train.seed)
     sample = np.sort(generator.choice(trainable, min(CALIBRATION_ITEMS, len(trainable)), replace=False))
     model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
+    ranks.agree(model.state_dict().values())
     metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
 
     has_trend = bool(ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
 
     def embed() -> torch.Tensor:
-        return encode_catalogue(model, assembly.reader, assembly.all_rows, device=assembly.device, trend=False)
+        return _encode_shared(assembly, ranks)
 
     def validate() -> Mapping[str, float]:
         scorer = ModelScorer(
@@ -261,6 +277,9 @@ def _train(
                 names=metrics,
                 first_seen=first_seen,
             )
+        # Ranks compute alike but not always in the same bits, and must not part ways over it.
+        ranks.agree(model.scorer.buffers())
+        found = dict(zip(found, ranks.agree_on(list(found.values())), strict=True))
         notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
         return found
 
@@ -282,13 +301,22 @@ def _train(
             validate=validate,
             refresh_bank=(lambda: embed().to(assembly.device)) if needs_bank else None,
             work=work,
-            trackers=build_trackers(config, run),
+            trackers=build_trackers(config, run) if ranks.is_first else (),
             base=assembly.bases,
             resume=resume,
             progress=report,
             on_validation=on_validation,
             warn=notify,
         )
+
+
+def _encode_shared(assembly: Assembly, ranks: Ranks) -> torch.Tensor:
+    """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it."""
+    rows = np.array_split(assembly.all_rows, ranks.count)
+    own = encode_catalogue(assembly.model, assembly.reader, rows[ranks.rank], device=assembly.device, trend=False)
+    if ranks.count == 1:
+        return own
+    return gather_plain(own.to(assembly.device), [len(part) for part in rows])
 
 
 def _validation_cases(config: Config, split: Split) -> Cases:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import NEXT, HistoryBatch, Targets, UserBatch
+from mmrec.batch import NEXT, HistoryBatch, Share, Targets, UserBatch
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ItemReader
 
@@ -101,6 +101,14 @@ class Windows:
     instants: npt.NDArray[np.int64]
     opens: npt.NDArray[np.bool_]
 
+    def share(self, rank: int, num_ranks: int) -> Windows:
+        """Return every ``num_ranks``-th window from ``rank`` on: windows sorted by length are shared out evenly."""
+        own = np.arange(len(self.lengths)) % num_ranks == rank
+        events = np.repeat(own, self.lengths)
+        return Windows(
+            self.user_rows[own], self.events[events], self.lengths[own], self.instants[events], self.opens[own]
+        )
+
 
 def _target_slots(windows: Windows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return which events are targets and, for each, the last slot of an earlier instant (``START`` where none)."""
@@ -124,8 +132,24 @@ def _together(
     return np.asarray((slots >= 0) & (times[starts + np.maximum(slots, 0)] == times[index]), dtype=np.bool_)
 
 
+def _whole(windows: Windows, item_rows: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Share:
+    """Describe a batch that is about to be shared out."""
+    return Share(
+        item_rows=torch.from_numpy(item_rows),
+        sizes=tuple(sizes.tolist()),
+        num_users=len(windows.lengths),
+        num_targets=len(_target_slots(windows)[0]),
+    )
+
+
 def collate(
-    histories: Histories, windows: Windows, reader: ItemReader, *, negatives: npt.NDArray[np.int64]
+    histories: Histories,
+    windows: Windows,
+    reader: ItemReader,
+    *,
+    negatives: npt.NDArray[np.int64],
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> HistoryBatch:
     """Gather the distinct items of some windows and of the negatives, and point at them.
 
@@ -136,17 +160,23 @@ def collate(
         windows: what the batch learns from.
         reader: gives the items' contents.
         negatives: shape (negatives,), item rows drawn uniformly.
+        rank: whose share of the batch is wanted: of the windows every ``num_ranks``-th, of the items a stretch.
+        num_ranks: processes that share the batch.
     """
-    item_rows = histories.item_rows[windows.events]
-    distinct, inverse = np.unique(np.concatenate([item_rows, negatives]), return_inverse=True)
-    positions = inverse[: len(item_rows)].astype(np.int64)
+    distinct = np.unique(np.concatenate([histories.item_rows[windows.events], negatives])).astype(np.int64)
+    own, share = distinct, None
+    if num_ranks > 1:
+        bounds = len(distinct) * np.arange(num_ranks + 1) // num_ranks
+        own, share = distinct[bounds[rank] : bounds[rank + 1]], _whole(windows, distinct, np.diff(bounds))
+        windows = windows.share(rank, num_ranks)
+    positions = np.searchsorted(distinct, histories.item_rows[windows.events]).astype(np.int64)
     index, slots = _target_slots(windows)
     targets = windows.events[index]
     values = histories.values
     count = len(index)
     owner = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     return HistoryBatch(
-        items=reader.read(distinct.astype(np.int64)),
+        items=reader.read(own),
         users=user_batch(
             histories, windows.events, windows.lengths, item_positions=positions, instants=windows.instants
         ),
@@ -161,6 +191,7 @@ def collate(
             together=torch.from_numpy(_together(histories, windows, index, slots)),
             timestamps=torch.from_numpy(np.array(histories.timestamps[targets])) if histories.has_time else None,
         ),
-        negatives=torch.from_numpy(inverse[len(item_rows) :].astype(np.int64)),
+        negatives=torch.from_numpy(np.searchsorted(distinct, negatives).astype(np.int64)),
         user_rows=torch.from_numpy(np.ascontiguousarray(windows.user_rows)),
+        share=share,
     )

@@ -74,5 +74,6 @@ class ItemReader:
                 content=modality.source.gather(contents.astype(np.int64)),
                 item_index=torch.from_numpy(np.repeat(np.arange(len(item_rows)), links.lengths)),
                 content_index=torch.from_numpy(inverse.astype(np.int64)),
+                content_rows=torch.from_numpy(contents.astype(np.int64)),
             )
         return ItemBatch(item_rows=torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64)), parts=parts)

@@ -30,7 +30,7 @@ class HistoryLoader:
         histories: the feed's interactions.
         split: tells which events may be used.
         reader: gives the items' contents.
-        batch_users: windows in a batch.
+        batch_users: windows in a batch, all ranks together.
         history_length: events in a window, at most.
         negatives: shape (items,), items that may be drawn as not chosen.
         num_negatives: of these, drawn uniformly for each batch.
@@ -39,6 +39,8 @@ class HistoryLoader:
         seed: seed of everything drawn.
         bucket: batches whose windows are sorted by length together, which saves padding; 1 for uniform batches.
         prefetch: batches prepared ahead by a thread; 0 prepares them in step.
+        rank: which share of each batch this process takes.
+        num_ranks: processes that share each batch.
 
     Raises:
         FeedError: the split leaves no event to learn from.
@@ -58,9 +60,12 @@ class HistoryLoader:
         seed: int = 0,
         bucket: int = 8,
         prefetch: int = 2,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self._histories, self._reader = histories, reader
         self._batch_users, self._length, self._num_negatives = batch_users, history_length, num_negatives
+        self._rank, self._num_ranks = rank, num_ranks
         self._simultaneous, self._seed, self._bucket, self._prefetch = simultaneous, seed, bucket, prefetch
         self._events = np.flatnonzero(split.train_events)
         if len(self._events) == 0:
@@ -139,7 +144,14 @@ class HistoryLoader:
         windows = self._windows(users[part], starts[part], stops[part], generator)
         count = min(self._num_negatives, len(self._eligible))
         negatives = generator.choice(self._eligible, size=count, replace=False)
-        return collate(self._histories, windows, self._reader, negatives=negatives)
+        return collate(
+            self._histories,
+            windows,
+            self._reader,
+            negatives=negatives,
+            rank=self._rank,
+            num_ranks=self._num_ranks,
+        )
 
     def batches(self, *, epoch: int, start: int = 0) -> Iterator[HistoryBatch]:
         """Yield the batches of an epoch from ``start`` on."""

@@ -52,9 +52,13 @@ def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
     used = torch.zeros(len(parts.content), dtype=torch.bool, device=hidden.device)
     used[content_index] = True
     if bool(used.all()):
-        return Parts(content=parts.content, item_index=item_index, content_index=content_index)
-    content_index = (used.cumsum(0) - 1)[content_index]
-    return Parts(content=_select(parts.content, used), item_index=item_index, content_index=content_index)
+        return replace(parts, item_index=item_index, content_index=content_index)
+    return Parts(
+        content=_select(parts.content, used),
+        item_index=item_index,
+        content_index=(used.cumsum(0) - 1)[content_index],
+        content_rows=None if parts.content_rows is None else parts.content_rows[used],
+    )
 
 
 def slice_parts(parts: Mapping[str, Parts], *, start: int, stop: int, num_items: int) -> dict[str, Parts]:
@@ -67,8 +71,9 @@ def slice_parts(parts: Mapping[str, Parts], *, start: int, stop: int, num_items:
 
 
 def first_contents(parts: Parts, items: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """Return the position of the first content of each of some items, which all have one."""
-    return parts.content_index[torch.searchsorted(parts.item_index, items)]
+    """Return the first content of each of some items, which all have one: its number in the feed or the batch."""
+    first = parts.content_index[torch.searchsorted(parts.item_index, items)]
+    return first if parts.content_rows is None else parts.content_rows[first]
 
 
 def _select(content: Content, used: Bool[Tensor, " contents"]) -> Content:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmrec.batch import HistoryBatch, IdContent, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
-from mmrec.model.item_encoder import ITEM_ID, ItemEncoder
+from mmrec.model.gather import gather_plain, gather_rows, gather_sizes
+from mmrec.model.item_encoder import ITEM_ID, EncodedItems, ItemEncoder, Views
 from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.scorer import Scorer
 from mmrec.model.user_encoder import UserEncoder
@@ -82,12 +85,19 @@ class RecommenderModel(nn.Module):
         return scores
 
     def forward(self, batch: HistoryBatch) -> ModelOutput:
-        """Encode the batch's distinct items once; give each target the user vector that predicts it."""
+        """Encode the batch's distinct items once; give each target the user vector that predicts it.
+
+        Where several ranks share the batch, each encodes its own items and all of them get all vectors.
+        """
+        ranks = 1 if batch.share is None else len(batch.share.sizes)
         compare = self.contrastive_modalities if self.training and self.contrastive_items else ()
-        encoded = self.item_encoder.encode(batch.items, compare=compare, most_compared=self.contrastive_items)
-        item_embeddings = self.scorer.item_vectors(encoded.vectors)
+        limit = -(-self.contrastive_items // ranks)
+        encoded = self.item_encoder.encode(batch.items, compare=compare, most_compared=limit)
+        item_embeddings, views = self.scorer.item_vectors(encoded.vectors), encoded.views
+        if batch.share is not None:
+            item_embeddings = gather_rows(item_embeddings, batch.share.sizes)
+            views = gather_views(encoded, compare)
         states, habits = self._states(batch.users, item_embeddings)
-        views = encoded.views
         return ModelOutput(
             item_embeddings=item_embeddings,
             target_vectors=self._target_vectors(states, habits, batch.targets),
@@ -117,6 +127,21 @@ class RecommenderModel(nn.Module):
         chosen = self.scorer.user_vectors(chosen + ~targets.together.unsqueeze(1) * again)
         known = (targets.time_index >= 0).unsqueeze(1)
         return torch.where(known, chosen, self.scorer.stranger_vector().to(chosen.dtype))
+
+
+def gather_views(encoded: EncodedItems, modalities: Sequence[str]) -> Views:
+    """Return the views of all ranks; a rank that compares nothing takes part all the same."""
+    if not modalities:
+        return encoded.views
+    own, device = encoded.views, encoded.vectors.device
+    none = encoded.vectors[:0], torch.zeros(0, dtype=torch.long, device=device)
+    sizes = gather_sizes(len(own.vectors[modalities[0]]) if own.vectors else 0, device=device)
+    if not sum(sizes):
+        return own
+    return Views(
+        vectors={name: gather_rows(own.vectors.get(name, none[0]), sizes) for name in modalities},
+        contents={name: gather_plain(own.contents.get(name, none[1]), sizes) for name in modalities},
+    )
 
 
 def item_trends(items: ItemBatch) -> Float[Tensor, " items"]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from mmrec.errors import ConfigError
 from mmrec.objectives.negatives import Pairs
-from mmrec.objectives.terms import own_scores, weighted_mean, wide
+from mmrec.objectives.terms import Total, alone, own_scores, weighted_mean, wide
 
 
 def bpr_loss(
@@ -20,6 +20,7 @@ def bpr_loss(
     weight: Float[Tensor, " targets"],
     *,
     excluded: Pairs | None = None,
+    total: Total = alone,
 ) -> Float[Tensor, ""]:
     """``-log sigmoid(s_positive - s_negative)``, averaged over a target's negatives, then by weight over targets.
 
@@ -32,6 +33,7 @@ def bpr_loss(
         negatives: shape (negatives,), positions of the sampled items; one that is a target's own item is left out.
         weight: shape (targets,).
         excluded: pairs of a target and an item position that is not its negative.
+        total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
 
     Raises:
         ConfigError: there is no negative.
@@ -45,7 +47,7 @@ def bpr_loss(
     usable = usable_negatives(item_positions, negatives, excluded)
     losses = functional.softplus(scores - positive.unsqueeze(1)) * usable
     counts = usable.sum(1)
-    return weighted_mean(losses.sum(1) / counts.clamp_min(1), weight * (counts > 0))
+    return weighted_mean(losses.sum(1) / counts.clamp_min(1), weight * (counts > 0), total=total)
 
 
 def negative_scores(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrec.errors import FeedError
-from mmrec.objectives.terms import weighted_mean, wide
+from mmrec.objectives.terms import Total, alone, weighted_mean, wide
 
 
 def bce_loss(
@@ -18,6 +18,7 @@ def bce_loss(
     *,
     negative_scores: Float[Tensor, "targets negatives"] | None = None,
     usable: Bool[Tensor, "targets negatives"] | None = None,
+    total: Total = alone,
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of scores (logits) against values in [0, 1], averaged by weight; NaN does not count.
 
@@ -28,11 +29,12 @@ def bce_loss(
         negative_scores: shape (targets, negatives), of sampled items, each a value of 0: a target's loss is the mean
             over its own item and its usable negatives.
         usable: shape (targets, negatives), which of them count; None for all.
+        total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
 
     Raises:
         FeedError: no value is known, or one is outside [0, 1].
     """
-    known = _known(values, "bce")
+    known = _known(values, "bce", total)
     if bool(((values < 0) | (values > 1)).any()):
         low, high = float(values[known].min()), float(values[known].max())
         raise FeedError(
@@ -48,11 +50,15 @@ def bce_loss(
         zeros = functional.softplus(wide(negative_scores))
         kept = torch.ones_like(zeros, dtype=torch.bool) if usable is None else usable
         losses = (losses + (zeros * kept).sum(1)) / (1 + kept.sum(1))
-    return weighted_mean(losses, weight * known)
+    return weighted_mean(losses, weight * known, total=total)
 
 
 def mse_loss(
-    scores: Float[Tensor, " targets"], values: Float[Tensor, " targets"], weight: Float[Tensor, " targets"]
+    scores: Float[Tensor, " targets"],
+    values: Float[Tensor, " targets"],
+    weight: Float[Tensor, " targets"],
+    *,
+    total: Total = alone,
 ) -> Float[Tensor, ""]:
     """Squared difference of scores and values, averaged by weight; a NaN value does not count.
 
@@ -60,22 +66,25 @@ def mse_loss(
         scores: shape (targets,), of each target's own item.
         values: shape (targets,), for example a rating; NaN where unknown.
         weight: shape (targets,).
+        total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
 
     Raises:
         FeedError: no value is known.
     """
-    known = _known(values, "mse")
+    known = _known(values, "mse", total)
     scores = wide(scores)
     labels = torch.where(known, values, 0.0).to(scores.dtype)
-    return weighted_mean((scores - labels).square(), weight * known)
+    return weighted_mean((scores - labels).square(), weight * known, total=total)
 
 
-def _known(values: Tensor, kind: str) -> Tensor:
+def _known(values: Tensor, kind: str, total: Total) -> Tensor:
     known = ~values.isnan()
-    if len(values) and not bool(known.any()):
+    # All processes raise or none: one that goes on alone would wait for the others.
+    counts = total(torch.stack([known.sum(), known.new_tensor(len(values), dtype=torch.int64)]))
+    if counts[1] and not counts[0]:
         raise FeedError(
             f"events with a value for the loss {kind!r}",
-            got=f"{len(values)} events without one",
+            got=f"{int(counts[1])} events without one",
             where="column value of interactions",
             fix="Prepare the feed with a value column, or choose another objective.kind.",
         )

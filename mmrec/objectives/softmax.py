@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmrec.objectives.logsumexp import Window, weighted_logsumexp
 from mmrec.objectives.negatives import Pairs
-from mmrec.objectives.terms import own_scores, weighted_mean
+from mmrec.objectives.terms import Total, alone, own_scores, weighted_mean
 
 
 def full_softmax_loss(
@@ -24,6 +24,7 @@ def full_softmax_loss(
     excluded: Pairs | None = None,
     first_seen: Int[Tensor, " catalogue"] | None = None,
     target_times: Int[Tensor, " targets"] | None = None,
+    total: Total = alone,
 ) -> Float[Tensor, ""]:
     """Cross entropy of each target's item against the whole catalogue, averaged by weight.
 
@@ -44,6 +45,7 @@ def full_softmax_loss(
         first_seen: shape (catalogue,), time from which each row existed; with ``target_times``, what did not exist yet
             is no negative.
         target_times: shape (targets,), time at which each target was chosen.
+        total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
     """
     fresh, stored = (None, None) if excluded is None else _by_place(excluded, item_rows, item_positions)
     fresh_window = stored_window = None
@@ -51,17 +53,18 @@ def full_softmax_loss(
         since = first_seen[item_rows]
         until = torch.maximum(target_times, since[item_positions])  # what was chosen did exist
         fresh_window, stored_window = Window(since, until), Window(first_seen, until)
-    total = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh, window=fresh_window)
+    normaliser = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh, window=fresh_window)
     if bank is not None:
-        log_weights = torch.zeros(len(bank), dtype=total.dtype, device=total.device)
+        log_weights = torch.zeros(len(bank), dtype=normaliser.dtype, device=normaliser.device)
         if eligible is not None:
             log_weights.masked_fill_(~eligible, -torch.inf)
         log_weights[item_rows] = -torch.inf
         rest = weighted_logsumexp(
             target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored, window=stored_window
         )
-        total = torch.logaddexp(total, rest)
-    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
+        normaliser = torch.logaddexp(normaliser, rest)
+    own = own_scores(target_vectors, item_embeddings, item_positions)
+    return weighted_mean(normaliser - own, weight, total=total)
 
 
 def in_batch_softmax_loss(
@@ -74,6 +77,7 @@ def in_batch_softmax_loss(
     chunk: int,
     certain: Pairs | None = None,
     excluded: Pairs | None = None,
+    total: Total = alone,
 ) -> Float[Tensor, ""]:
     """Cross entropy against the batch's distinct items, corrected for how likely each was to be there.
 
@@ -89,6 +93,7 @@ def in_batch_softmax_loss(
         chunk: candidates scored at once, at most.
         certain: pairs of a target and an *item position* that its own user brings along, so that p is 1.
         excluded: pairs of a target and an *item position* that is not its negative; a target's own item always stays.
+        total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
     """
     own = Pairs(torch.arange(len(item_positions), device=item_positions.device), item_positions)
     if certain is not None:
@@ -98,10 +103,11 @@ def in_batch_softmax_loss(
         excluded = excluded.keep(excluded.item_index != item_positions[excluded.target_index])
     # An item that only its own user can bring has p = 0 for all others; it is never used, but must not make NaN.
     log_weights = -log_inclusion.clamp_min(-80.0)
-    total = weighted_logsumexp(
+    normaliser = weighted_logsumexp(
         target_vectors, item_embeddings, chunk=chunk, log_weights=log_weights, unweighted=own, excluded=excluded
     )
-    return weighted_mean(total - own_scores(target_vectors, item_embeddings, item_positions), weight)
+    losses = normaliser - own_scores(target_vectors, item_embeddings, item_positions)
+    return weighted_mean(losses, weight, total=total)
 
 
 def _by_place(excluded: Pairs, item_rows: Tensor, item_positions: Tensor) -> tuple[Pairs, Pairs]:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Total = Callable[[Tensor], Tensor]
+"""A sum over this process's targets to the sum over all processes' targets, without a gradient."""
+
+
+def alone(value: Tensor) -> Tensor:
+    """Return ``value``: the total where there is one process."""
+    return value
 
 
 def wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -21,7 +31,12 @@ def own_scores(
     return (wide(target_vectors) * wide(item_embeddings.index_select(0, item_positions))).sum(1)
 
 
-def weighted_mean(values: Float[Tensor, " targets"], weight: Float[Tensor, " targets"]) -> Float[Tensor, ""]:
-    """Average ``values`` by ``weight`` (not negative); 0 where there is no weight at all."""
+def weighted_mean(
+    values: Float[Tensor, " targets"], weight: Float[Tensor, " targets"], *, total: Total = alone
+) -> Float[Tensor, ""]:
+    """Average ``values`` by ``weight`` (not negative); 0 where there is no weight at all.
+
+    With several processes it is this one's summand: all of them together give the average over all targets.
+    """
     weight = weight.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return (values * weight).sum() / total(weight.sum()).clamp_min(torch.finfo(values.dtype).tiny)

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
+
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import patch_environment
 
 from mmrec.errors import ConfigError
 
 
 def open_accelerator(device: torch.device) -> Accelerator:
-    """Return an accelerator on ``device``.
+    """Return an accelerator on ``device``, which joins the processes that a launcher started with this one.
 
     accelerate by itself takes "cuda", which is the current card of whatever thread asks.  A card with a number is
     therefore told to it, so that every tensor goes there by number, and is made current, for it is the current card
     whose random numbers a validation must leave alone.
 
     Raises:
-        ConfigError: this process trained on another device before, to which accelerate holds.
+        ConfigError: this process trained on another device before, to which accelerate holds; or several processes
+            were started for one card.
     """
     if device.type != "cuda" or device.index is None:
-        return Accelerator(cpu=device.type == "cpu")
+        # A process may have to wait for another that encodes a whole catalogue; one that dies is its launcher's affair.
+        patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+        return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patience])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "one process on one card",
+            got=f"{os.environ['WORLD_SIZE']} processes on {device}",
+            where="--device",
+            fix="Leave --device out: a launcher gives each process a card of its own.",
+        )
     torch.cuda.set_device(device)
     with patch_environment(accelerate_torch_device=str(device)):
         accelerator = Accelerator()

@@ -54,12 +54,18 @@ def checkpoint_name(*, epoch: int, batch: int) -> str:
     return f"epoch-{epoch:04d}-batch-{batch:06d}"
 
 
+def position(path: Path) -> tuple[int, int]:
+    """Return the whole epochs, and the batches of the next, after which the checkpoint ``path`` was written."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2])
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints of ``folder``, oldest position first, whole or not."""
     if not folder.is_dir():
         return []
-    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()]
-    return [path for _, path in sorted(found, key=lambda entry: tuple(int(part) for part in entry[0].groups()))]
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()), key=position)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from mmrec.errors import ArtifactError
 from mmrec.training import checkpoint, snapshot
 from mmrec.training.progress import Progress
+from mmrec.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Restored:
 class Keeper:
     """Saves and restores one training.
 
+    Of several processes the first writes for all; each keeps its own random numbers.
+
     Args:
+        ranks: the processes.
         folder: where the checkpoints are.
         model: its trainable parameters, buffers and gradients are kept.
         optimizer: its state is kept.
@@ -38,6 +42,7 @@ class Keeper:
         saved: name of the newest checkpoint.
     """
 
+    ranks: Ranks
     folder: Path
     model: nn.Module
     optimizer: Optimizer
@@ -53,6 +58,15 @@ class Keeper:
         Raises:
             ArtifactError: there are checkpoints but ``resume`` is off, or the newest is of another training.
         """
+        latest = self._find(resume=resume, warn=warn) if self.ranks.is_first else None
+        found = [float(number) for number in checkpoint.position(latest)] if latest else [-1.0, -1.0]
+        epoch, batch = (int(number) for number in self.ranks.agree_on(found))
+        if epoch < 0:
+            return None
+        name = checkpoint.checkpoint_name(epoch=epoch, batch=batch)
+        return self._restore(self.folder / name, num_batches=num_batches)
+
+    def _find(self, *, resume: bool, warn: Callable[[str], None]) -> Path | None:
         found = checkpoint.checkpoints(self.folder)
         if found and not resume:
             raise ArtifactError(
@@ -63,21 +77,29 @@ class Keeper:
             )
         checkpoint.remove_leftovers(self.folder)
         latest = checkpoint.latest_checkpoint(self.folder, warn=warn)
-        if latest is not None:
-            return self._restore(latest, num_batches=num_batches)
-        if found:
+        if found and latest is None:
             warn("no checkpoint is whole; training starts from the beginning")
-        return None
+        return latest
 
     def save(self, progress: Progress, *, bank: Tensor | None) -> None:
         """Write a checkpoint of this position unless there is one, point at the best, delete what is not needed."""
         name = checkpoint.checkpoint_name(epoch=progress.epoch, batch=progress.batch)
         if name == self.saved:
             return
+        generators = self.ranks.collect(snapshot.rng_tensors(self.ranks.device))
+        if self.ranks.is_first:
+            self._write(name, progress, bank=bank, generators=generators)
+        self.saved = name
+
+    def _write(
+        self, name: str, progress: Progress, *, bank: Tensor | None, generators: Sequence[Mapping[str, Tensor]]
+    ) -> None:
         tensors = {
             checkpoint.MODEL: snapshot.model_tensors(self.model),
             checkpoint.OPTIMIZER: snapshot.optimizer_tensors(self.optimizer),
-            checkpoint.RNG: snapshot.rng_tensors(),
+            checkpoint.RNG: {
+                f"{kind}.{rank}": state for rank, states in enumerate(generators) for kind, state in states.items()
+            },
         }
         if gradients := snapshot.gradient_tensors(self.model):
             tensors[checkpoint.GRADIENTS] = gradients
@@ -93,7 +115,6 @@ class Keeper:
             best=progress.best_checkpoint,
         )
         checkpoint.write_checkpoint(self.folder / name, content)
-        self.saved = name
         self._point_at_best(progress)
         checkpoint.prune_checkpoints(self.folder, newest=name, keep=self.keep)
 
@@ -111,10 +132,15 @@ class Keeper:
         progress = Progress.from_state(state, batches_per_epoch=num_batches, where=where)
         snapshot.load_model_tensors(self.model, tensors[checkpoint.MODEL], where=where)
         snapshot.load_optimizer_tensors(self.optimizer, tensors[checkpoint.OPTIMIZER], where=where)
-        snapshot.load_gradient_tensors(self.model, tensors.get(checkpoint.GRADIENTS, {}))
-        snapshot.load_rng_tensors(tensors[checkpoint.RNG])
+        # They are the sum over all ranks, and will be added up again.
+        gradients = tensors.get(checkpoint.GRADIENTS, {}) if self.ranks.is_first else {}
+        snapshot.load_gradient_tensors(self.model, gradients)
+        own = f".{self.ranks.rank}"
+        generators = {name.removesuffix(own): x for name, x in tensors[checkpoint.RNG].items() if name.endswith(own)}
+        snapshot.load_rng_tensors(generators, self.ranks.device)
         self.saved = path.name
-        self._point_at_best(progress)
+        if self.ranks.is_first:
+            self._point_at_best(progress)
         return Restored(progress, tensors.get(checkpoint.BANK, {}).get(checkpoint.BANK))
 
     def _point_at_best(self, progress: Progress) -> None:

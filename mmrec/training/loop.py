@@ -32,6 +32,7 @@ from mmrec.training.keeper import Keeper
 from mmrec.training.optimizer import set_rates, warmup_cosine
 from mmrec.training.precision import fit_attention, mixed_precision
 from mmrec.training.progress import Progress
+from mmrec.training.ranks import Ranks
 from mmrec.training.tracking import Tracker
 
 
@@ -60,9 +61,12 @@ def train(
     A training that was killed and is started again with ``resume`` ends, on a CPU, in the same bits as one that was
     not.  For that ``model`` must be built with the same initial weights, on ``accelerator.device``, each time.
 
+    Several processes, started by a launcher, train one model: each calls this with its share of every batch, and with a
+    model of the same weights.  Only the first writes checkpoints, into a folder that all of them must see to resume.
+
     Args:
         model: takes a :class:`HistoryBatch` and gives a :class:`ModelOutput`.
-        loss: output, batch and bank to loss terms.
+        loss: output, batch and bank to loss terms, this process's summand of them.
         optimizer: over :func:`mmrec.training.optimizer.parameter_groups`.
         loader: batches by (epoch, index).
         settings: of this loop.
@@ -71,7 +75,7 @@ def train(
         validate: evaluates the model, which is in evaluation mode, and gives metrics by name.
         refresh_bank: encodes the catalogue in evaluation mode, shape (catalogue, width).
         work: counts the encoding work of batches for the log.
-        trackers: take loss terms, rates, speeds and metrics.
+        trackers: take loss terms, rates, speeds and metrics; none but in the first process.
         files: written into every checkpoint as they are (configuration, id map).
         base: fingerprint of each frozen base, by modality; a checkpoint of another base is refused.
         resume: go on from the newest whole checkpoint; from the beginning where there is none.
@@ -82,15 +86,15 @@ def train(
 
     Raises:
         ArtifactError: ``folder`` holds a run and ``resume`` is off; a checkpoint does not fit or cannot be written.
-        ConfigError: the metric is unknown, the loader is empty, or there are several processes.
+        ConfigError: the metric is unknown, or the loader is empty.
         MmrecError: the loss, the gradient or the metric is not finite.
         KeyboardInterrupt: after a checkpoint of the last whole batch.
     """
-    if accelerator.num_processes != 1:
-        raise ConfigError("one process", got=str(accelerator.num_processes), fix="Start without a launcher.")
     if len(loader) == 0:
         raise ConfigError("at least one batch in an epoch", got="none", fix="Check the split: has it training users?")
+    ranks = Ranks.of(accelerator)
     keeper = Keeper(
+        ranks=ranks,
         folder=folder,
         model=model,
         optimizer=optimizer,
@@ -99,7 +103,7 @@ def train(
         files=files or {},
         base=base or {},
     )
-    with interruptible() as interrupt:
+    with interruptible(ranks.any if ranks.count > 1 else None) as interrupt:
         training = _Training(
             model=model,
             loss=loss,
@@ -108,6 +112,7 @@ def train(
             settings=settings,
             keeper=keeper,
             accelerator=accelerator,
+            ranks=ranks,
             validate=validate,
             refresh_bank=refresh_bank,
             work=work,
@@ -142,6 +147,7 @@ class _Training:
     settings: TrainSettings
     keeper: Keeper
     accelerator: Accelerator
+    ranks: Ranks
     validate: Callable[[], Mapping[str, float]] | None
     refresh_bank: Callable[[], Tensor] | None
     work: WorkCounter | None
@@ -155,10 +161,10 @@ class _Training:
     clock: Clock = field(default_factory=Clock)
 
     def begin(self, *, resume: bool, warn: Callable[[str], None]) -> None:
+        # Where a run goes on with more processes, a new one has no random numbers to go on with.
+        torch.manual_seed(self.settings.seed + self.ranks.rank)
         restored = self.keeper.begin(resume=resume, num_batches=len(self.loader), warn=warn)
-        if restored is None:
-            torch.manual_seed(self.settings.seed)
-        else:
+        if restored is not None:
             self.progress, bank = restored.progress, restored.bank
             self.bank = None if bank is None else bank.to(self.accelerator.device)
         for tracker in self.trackers:
@@ -178,6 +184,8 @@ class _Training:
 
     def save(self) -> None:
         self.progress.seconds += self.clock.lap()
+        if self.progress.group_targets:
+            self.ranks.add_gradients(self.model.parameters())
         self.keeper.save(self.progress, bank=self.bank)
 
     def result(self) -> TrainResult:
@@ -221,7 +229,7 @@ class _Training:
         state, settings = self.progress, self.settings
         if self.work is not None:
             self.work.count(batch)
-        if len(batch.targets) == 0 or not self._accumulate(batch.to(self.accelerator.device, non_blocking=True)):
+        if batch.num_targets == 0 or not self._accumulate(batch.to(self.accelerator.device, non_blocking=True)):
             state.skipped_batches += 1
         state.batch += 1
         if state.batch % settings.accumulate and state.batch < len(self.loader):
@@ -247,7 +255,7 @@ class _Training:
             # Weighted by targets and divided by their sum before the step, unequal batches give the mean over all.
             weight = terms.num_targets if self.settings.accumulate > 1 else 1
             self.accelerator.backward(terms.total * weight)
-        values = _read({"loss": terms.total} | {f"loss/{name}": part for name, part in terms.parts.items()})
+        values = self._read({"loss": terms.total} | {f"loss/{name}": part for name, part in terms.parts.items()})
         if not math.isfinite(values["loss"]):
             self._refuse("a finite loss", ", ".join(f"{name} = {value:g}" for name, value in values.items()))
         self.progress.add_batch(values, targets=terms.num_targets)
@@ -260,6 +268,7 @@ class _Training:
         factor = warmup_cosine(state.step, total=self._total_steps, warmup_share=settings.warmup_share)
         set_rates(self.optimizer, factor=factor)
         if state.group_targets:
+            self.ranks.add_gradients(self.model.parameters())
             parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
             if settings.accumulate > 1:
                 for parameter in parameters:
@@ -271,6 +280,11 @@ class _Training:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _read(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Bring scalars, added up over the ranks, to the host in one transfer."""
+        values: list[float] = self.ranks.sum(torch.stack([term.detach().float() for term in terms.values()])).tolist()
+        return dict(zip(terms, values, strict=True))
 
     def _log_step(self, terms: Mapping[str, float], *, norm: float) -> None:
         values = {**terms, "learning_rate": max(group["lr"] for group in self.optimizer.param_groups)}
@@ -347,9 +361,3 @@ def _in_float32(output: ModelOutput) -> ModelOutput:
         target_vectors=output.target_vectors.float(),
         views={name: view.float() for name, view in output.views.items()},
     )
-
-
-def _read(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """Bring scalars to the host in one transfer."""
-    values: list[float] = torch.stack([term.detach().float() for term in terms.values()]).tolist()
-    return dict(zip(terms, values, strict=True))

@@ -18,7 +18,7 @@ from mmrec.objectives.negatives import Pairs, exclusion_pairs, log_inclusion_pro
 from mmrec.objectives.pairwise import bpr_loss, negative_scores, usable_negatives
 from mmrec.objectives.pointwise import bce_loss, mse_loss
 from mmrec.objectives.softmax import full_softmax_loss, in_batch_softmax_loss
-from mmrec.objectives.terms import own_scores
+from mmrec.objectives.terms import Total, alone, own_scores
 
 LossKind = Literal["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"]
 
@@ -27,10 +27,12 @@ LossKind = Literal["full_softmax", "in_batch_softmax", "bpr", "bce", "mse"]
 class LossTerms:
     """The loss of one batch.
 
+    Where several ranks share a batch, each has its summand: all of them add up to the loss of the batch.
+
     Args:
         total: scalar to be minimised.
         parts: by name, detached scalars before weighting.
-        num_targets: targets of the batch.
+        num_targets: targets of the batch, those of all ranks.
     """
 
     total: Float[Tensor, ""]
@@ -56,6 +58,7 @@ class TrainingLoss(Movable):
         first_seen: shape (catalogue,), time from which each item existed, so that what did not exist yet is no
             negative (``full_softmax``); None for no such rule.
         inclusion: what ``in_batch_softmax`` has worked out already, by users and negatives of a batch.
+        sum_over_ranks: makes this process's sum one over all that share a batch.
 
     Raises:
         ConfigError: the kind needs something that was not given.
@@ -72,6 +75,7 @@ class TrainingLoss(Movable):
     eligible: Bool[Tensor, " catalogue"] | None = None
     first_seen: Int[Tensor, " catalogue"] | None = None
     inclusion: dict[tuple[int, int], Tensor] = field(default_factory=dict, compare=False)
+    sum_over_ranks: Total = alone
 
     def __post_init__(self) -> None:
         if self.kind == "in_batch_softmax" and (self.users_with_item is None or self.num_users < 1):
@@ -93,14 +97,19 @@ class TrainingLoss(Movable):
                 batch holds the whole catalogue.
         """
         main = self._main(output, batch, bank)
+        if batch.share is not None:
+            # A rank without targets takes part in the backward pass of the others' all the same.
+            main = main + 0 * output.item_embeddings.sum()
         parts: dict[str, Tensor] = {self.kind: main.detach()}
         total = main
         if self.contrastive_weight > 0:
             contrastive = self._contrastive(output)
             if contrastive is not None:
+                # Every rank sees all pairs, and each takes its share of the same loss.
+                contrastive = contrastive / (1 if batch.share is None else len(batch.share.sizes))
                 parts["contrastive"] = contrastive.detach()
                 total = main + self.contrastive_weight * contrastive
-        return LossTerms(total=total, parts=parts, num_targets=len(batch.targets))
+        return LossTerms(total=total, parts=parts, num_targets=batch.num_targets)
 
     def _main(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
         items, vectors, targets = output.item_embeddings, output.target_vectors, batch.targets
@@ -117,24 +126,26 @@ class TrainingLoss(Movable):
                     batch.negatives,
                     targets.weight,
                     excluded=self._history(batch),
+                    total=self.sum_over_ranks,
                 )
             case "mse":
                 scores = own_scores(vectors, items, targets.item_positions)
-                return mse_loss(scores, targets.value, targets.weight)
+                return mse_loss(scores, targets.value, targets.weight, total=self.sum_over_ranks)
             case "bce":
                 scores = own_scores(vectors, items, targets.item_positions)
                 if not self.sampled_zeros:
-                    return bce_loss(scores, targets.value, targets.weight)
+                    return bce_loss(scores, targets.value, targets.weight, total=self.sum_over_ranks)
                 return bce_loss(
                     scores,
                     targets.value,
                     targets.weight,
                     negative_scores=negative_scores(vectors, items, batch.negatives),
                     usable=usable_negatives(targets.item_positions, batch.negatives, self._history(batch)),
+                    total=self.sum_over_ranks,
                 )
 
     def _full_softmax(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
-        rows = batch.items.item_rows
+        rows = batch.item_rows
         history = self._history(batch)
         return full_softmax_loss(
             output.target_vectors,
@@ -148,11 +159,12 @@ class TrainingLoss(Movable):
             excluded=None if history is None else Pairs(history.target_index, rows[history.item_index]),
             first_seen=self.first_seen,
             target_times=batch.targets.timestamps,
+            total=self.sum_over_ranks,
         )
 
     def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:
-        users, targets, rows = batch.users, batch.targets, batch.items.item_rows
-        log_inclusion = self._log_inclusion(batch_users=len(batch.user_rows), negatives=len(batch.negatives))
+        users, targets, rows = batch.users, batch.targets, batch.item_rows
+        log_inclusion = self._log_inclusion(batch_users=batch.num_users, negatives=len(batch.negatives))
         return in_batch_softmax_loss(
             output.target_vectors,
             output.item_embeddings,
@@ -162,6 +174,7 @@ class TrainingLoss(Movable):
             chunk=self.chunk,
             certain=window_pairs(users.item_positions, users.valid, targets.user_index, targets.item_positions),
             excluded=self._history(batch),
+            total=self.sum_over_ranks,
         )
 
     def _log_inclusion(self, *, batch_users: int, negatives: int) -> Float[Tensor, " catalogue"]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from mmrec.errors import ArtifactError
 
 _CPU = "cpu"
-_CUDA = "cuda."
+_CUDA = "cuda"
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -82,18 +82,18 @@ def load_gradient_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> No
         parameter.grad = tensors[name].to(parameter.device) if name in tensors else None
 
 
-def rng_tensors() -> dict[str, Tensor]:
-    """Return the states of torch's generators, of the CPU and of every CUDA device."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {_CPU: torch.get_rng_state()} | {f"{_CUDA}{index}": state for index, state in enumerate(devices)}
+def rng_tensors(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of torch's generators that a training on ``device`` draws from, by kind of device."""
+    states = {_CPU: torch.get_rng_state()}
+    return states | {_CUDA: torch.cuda.get_rng_state(device)} if device.type == _CUDA else states
 
 
-def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Set the states that :func:`rng_tensors` gave; a device that is not there is passed over."""
-    torch.set_rng_state(tensors[_CPU])
-    for index in range(torch.cuda.device_count()):
-        if f"{_CUDA}{index}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"{_CUDA}{index}"], index)
+def load_rng_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Set the states that :func:`rng_tensors` gave; a kind of device that is not this one's is passed over."""
+    if _CPU in tensors:
+        torch.set_rng_state(tensors[_CPU])
+    if _CUDA in tensors and device.type == _CUDA:
+        torch.cuda.set_rng_state(tensors[_CUDA], device)
 
 
 def _demand_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, what: str, where: str) -> None:

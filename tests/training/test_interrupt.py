@@ -49,3 +49,21 @@ def test_handlers_are_put_back_and_others_left_alone() -> None:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_several_processes_stop_after_the_same_stretch_whoever_was_told() -> None:
+    told: list[bool] = []
+
+    def agree(pending: bool) -> bool:  # noqa: FBT001
+        told.append(pending)
+        return len(told) == 3
+
+    with interruptible(agree) as interrupt:
+        interrupt.on_signal(signal.SIGINT, None)
+        for _ in range(2):
+            with interrupt.hold():
+                interrupt.on_signal(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt), interrupt.hold():
+            pass
+        assert not interrupt.held
+    assert told == [True, True, True]
