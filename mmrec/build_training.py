@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,13 @@ from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 
 
 def build_loader(
-    config: Config, histories: Histories, split: Split, reader: ItemReader, *, negatives: npt.NDArray[np.bool_]
+    config: Config,
+    histories: Histories,
+    split: Split,
+    reader: ItemReader,
+    *,
+    negatives: npt.NDArray[np.bool_],
+    watch: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> HistoryLoader:
     """Build the training batches of a feed.
 
@@ -31,6 +38,7 @@ def build_loader(
         split: tells which of them may be used.
         reader: gives the items' contents.
         negatives: shape (items,), items that may be taken as not chosen.
+        watch: opens a context around the preparation of each batch.
     """
     train, objective = config.train, config.objective
     in_batch = objective.kind == "in_batch_softmax"
@@ -47,6 +55,7 @@ def build_loader(
         # The logQ correction counts on batches drawn uniformly.
         bucket=1 if in_batch else 8,
         prefetch=2 * train.workers,
+        watch=watch,
     )
 
 

@@ -58,27 +58,24 @@ class Profile:
             "figures": dict(self.figures),
         }
 
-    def table(self) -> tuple[list[str], list[list[object]]]:
-        """Return columns and rows: milliseconds a step, share of the wall time and count by section."""
-        columns = ["section", "ms per step", "of it backward", "share, %", "count", "ms each"]
-        rows = [self._cells(row) for row in self.rows]
-        return columns, [*rows, ["sum", self._per_step(self.seconds), None, 100.0, None, None]]
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return columns and rows as text: milliseconds a step, share of the wall time and count by section."""
+        rows = [*map(self._cells, self.rows), self._cells(Row("sum", self.seconds))]
+        return _aligned(["section", "ms per step", "of it backward", "share", "count", "ms each"], rows)
 
-    def loader_table(self) -> tuple[list[str], list[list[object]]]:
+    def loader_table(self) -> tuple[list[str], list[list[str]]]:
         """Return columns and rows of what was done beside the training."""
-        columns = ["section", "ms per step", "share, %", "count", "ms each"]
-        return columns, [
-            [cell for place, cell in enumerate(self._cells(row)) if place != 2] for row in self.loader_rows
-        ]
+        rows = [self._cells(row) for row in self.loader_rows]
+        return _aligned(["section", "ms per step", "share", "count", "ms each"], [[*row[:2], *row[3:]] for row in rows])
 
-    def _cells(self, row: Row) -> list[object]:
+    def _cells(self, row: Row) -> list[str]:
         return [
             row.name,
-            self._per_step(row.seconds),
-            self._per_step(row.backward_seconds) if row.backward_seconds else None,
-            100 * self._share(row),
-            row.count or None,
-            1000 * row.seconds / row.count if row.count else None,
+            f"{self._per_step(row.seconds):,.2f}",
+            f"{self._per_step(row.backward_seconds):,.2f}" if row.backward_seconds else "",
+            f"{self._share(row):.1%}",
+            f"{row.count:,}" if row.count else "",
+            f"{1000 * row.seconds / row.count:,.2f}" if row.count else "",
         ]
 
     def _row(self, row: Row) -> dict[str, object]:
@@ -96,3 +93,10 @@ class Profile:
 
     def _share(self, row: Row) -> float:
         return row.seconds / max(self.seconds, 1e-9)
+
+
+def _aligned(columns: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Move numbers to the right of their columns."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = [[line[0], *map(str.rjust, line[1:], widths[1:])] for line in (columns, *rows)]
+    return lines[0], lines[1:]
