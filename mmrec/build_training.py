@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ def build_loader(
     *,
     negatives: npt.NDArray[np.bool_],
     ranks: Ranks = ALONE,
+    watch: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> HistoryLoader:
     """Build the training batches of a feed.
 
@@ -39,6 +41,7 @@ def build_loader(
         reader: gives the items' contents.
         negatives: shape (items,), items that may be taken as not chosen.
         ranks: the processes that share each batch.
+        watch: opens a context around the preparation of each batch.
     """
     train, objective = config.train, config.objective
     in_batch = objective.kind == "in_batch_softmax"
@@ -57,6 +60,7 @@ def build_loader(
         prefetch=2 * train.workers,
         rank=ranks.rank,
         num_ranks=ranks.count,
+        watch=watch,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mmrec.console import print_json, print_table, print_text, progress, run_app
+
+if TYPE_CHECKING:
+    from mmrec.training.profile import Profile
 
 app = typer.Typer(
     help="Train a recommender on posts with a caption and a picture; score new posts; export vectors for search.",
@@ -38,6 +41,9 @@ def train(
     ] = None,
     *,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time of a step goes; also written to RUN/profile.json.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -49,11 +55,22 @@ def train(
     keep_freed_memory()
     from mmrec.commands.train import train_run
 
-    summary = train_run(settings, feed=feed, out=out, resume=resume, device=device, notify=_notify, meter=progress)
+    profiles: list[Profile] = []
+    on_profile = (profiles.append if as_json else _print_profile) if profile else None
+    summary = train_run(
+        settings,
+        feed=feed,
+        out=out,
+        resume=resume,
+        device=device,
+        notify=_notify,
+        meter=progress,
+        on_profile=on_profile,
+    )
     if launched_rank():
         return
     if as_json:
-        print_json(summary)
+        print_json(summary | ({"profile": profiles[0].to_dict()} if profiles else {}))
         return
     print_table("Training", ["what", "value"], [[key, value] for key, value in summary.items()])
     print_text(f"Next: mmrec evaluate {out} --split test")
@@ -329,6 +346,15 @@ def convert_weights(
 
 def _notify(message: str) -> None:
     typer.echo(message, err=True)
+
+
+def _print_profile(profile: Profile) -> None:
+    from mmrec.commands.profiling import figure_rows
+
+    print_table("Where the time of a step goes", *profile.table())
+    if profile.loader_rows:
+        print_table("Beside it, in the loader's thread", *profile.loader_table())
+    print_table("Profile", ["what", "value"], figure_rows(profile))
 
 
 def _print_summary(title: str, summary: dict[str, object], *, as_json: bool) -> None:

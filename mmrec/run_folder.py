@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def profile(self) -> Path:
+        """Where the time of the newest profiled training went."""
+        return self.path / "profile.json"
+
+    @property
     def embeddings(self) -> Path:
         """Vectors of the catalogue, by model hash."""
         return self.path / "embeddings"

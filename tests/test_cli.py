@@ -182,6 +182,25 @@ class TestCommands:
         assert done.code == 0
         assert "Next: mmrec evaluate" in done.out
 
+    def test_train_with_a_profile(
+        self, mmrec: Command, tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path
+    ) -> None:
+        config = write_config(tmp_path / "c.yaml", tiny_config(tiny_encoders))
+        train = ["train", config, "--feed", tiny_feed.prepared, "--device", "cpu", "--profile"]
+        train += ["--set", "train.epochs=1", "--set", "train.workers=1"]
+        shown = mmrec(*train, "--out", tmp_path / "shown")
+        assert shown.code == 0, shown.err
+        titles = ["Where the time of a step goes", "Beside it, in the loader's thread", "Profile", "Training"]
+        assert [line.strip() for line in shown.out.splitlines() if line.strip() in titles] == titles
+        beginnings = {line.split("  ")[0].strip() for line in shown.out.splitlines()}
+        wanted = {"text encoder", "fusion", "objective", "optimiser", "validation", "other", "sum", "loader: collation"}
+        assert wanted <= beginnings
+        written = json.loads((tmp_path / "shown" / "profile.json").read_text(encoding="utf-8"))
+        table = shown.out[: shown.out.index("Beside it")]
+        assert [row["section"] for row in written["sections"] if f" {row['section']} " not in table] == []
+        summary = mmrec(*train, "--out", tmp_path / "json", "--json").json()
+        assert summary["profile"] == json.loads((tmp_path / "json" / "profile.json").read_text(encoding="utf-8"))
+
     def test_evaluate(self, mmrec: Command, run: Path) -> None:
         report = mmrec("evaluate", run, "--device", "cpu", "--no-knockout", "--json").json()
         assert (report["part"], report["knockouts"]) == ("validation", [])

@@ -22,6 +22,7 @@ class WorkLog:
     def __init__(self, encoders: Mapping[str, BuiltEncoder]) -> None:
         self._work = {name: built.work for name, built in encoders.items() if built.work is not None}
         self._logged = self._now()
+        self._begin = self._logged
         self._named = self._distinct = 0
         self._batch: dict[str, float] = {}
 
@@ -47,6 +48,17 @@ class WorkLog:
                 values[f"{name}_cache_hits"] = float(new.cache_hits)
                 values[f"{name}_cache_hit_share"] = new.cache_hit_share
         self._logged = now
+        return values
+
+    def figures(self) -> dict[str, float]:
+        """Return all work since the log was opened by name, what refreshes and validations encoded included."""
+        values = {"items_named": float(self._named), "items_distinct": float(self._distinct)}
+        for name, work in self._now().items():
+            new = work.since(self._begin[name])
+            values |= {f"{name}_contents": float(new.contents), f"{name}_cache_hits": float(new.cache_hits)}
+            values[f"{name}_cache_hit_share"] = new.cache_hit_share
+            if new.padded_tokens:
+                values[f"{name}_padding_share"] = new.padding_share
         return values
 
     def summary(self) -> dict[str, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import accelerate
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
@@ -26,6 +28,7 @@ from mmrec.assembly import (
 from mmrec.build import save_preprocessors
 from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings
 from mmrec.commands.encoding_work import WorkLog
+from mmrec.commands.profiling import COLLATION, OnProfile, profiled, watch_reader
 from mmrec.config import Config, dump_config
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.calibration import calibrated_metrics
@@ -45,6 +48,7 @@ from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
 from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
+from mmrec.training.profiler import Profiler
 from mmrec.training.ranks import Ranks
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
@@ -64,6 +68,7 @@ def train_run(
     notify: Notify = ignore,
     meter: Meter = silent_meter,
     on_validation: OnValidation | None = None,
+    on_profile: OnProfile | None = None,
 ) -> dict[str, object]:
     """Train a recommender and return a summary of the run.
 
@@ -79,6 +84,7 @@ def train_run(
         notify: told what is about to be done.
         meter: shows progress.
         on_validation: told the metric after each evaluation; may ask to stop.
+        on_profile: told where the time went, after training and where Ctrl-C stops it; None times nothing.
 
     Raises:
         ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
@@ -87,7 +93,7 @@ def train_run(
     accelerator = open_accelerator(choose_device(device))
     ranks = Ranks.of(accelerator)
     if not ranks.is_first:
-        notify, meter = ignore, silent_meter
+        notify, meter, on_profile = ignore, silent_meter, None
     run = RunFolder(out)
     split = check_settings(config, feed)
     cases = _validation_cases(config, split)
@@ -100,20 +106,26 @@ def train_run(
     if ranks.is_first:
         begin_run(run, config, feed=feed, split=split)
         save_parts(run, assembly, ids)
+    negatives = split.trainable_items(assembly.histories, assembly.catalogue.first_seen)
+    _calibrate(assembly, negatives)
+    ranks.agree(assembly.model.state_dict().values())
     work = WorkLog(assembly.encoders)
-    result = _train(
-        assembly,
-        ids,
-        split,
-        cases,
-        run,
-        accelerator,
-        work,
-        resume=resume,
-        notify=notify,
-        meter=meter,
-        on_validation=on_validation,
-    )
+    with profiled(on_profile, assembly, work, run.profile) as profiler:
+        result = _train(
+            assembly,
+            ids,
+            split,
+            cases,
+            run,
+            accelerator,
+            work,
+            negatives=negatives,
+            profiler=profiler,
+            resume=resume,
+            notify=notify,
+            meter=meter,
+            on_validation=on_validation,
+        )
     if result.best_metric is None:
         raise ConfigError("at least one evaluation", got="none", where="train.evaluate_every")
     return {
@@ -212,6 +224,14 @@ def save_parts(run: RunFolder, assembly: Assembly, ids: Ids) -> None:
     save_preprocessors(assembly.encoders, run.preprocessing)
 
 
+def _calibrate(assembly: Assembly, negatives: npt.NDArray[np.bool_]) -> None:
+    """Let the model measure its features on some items that training may see."""
+    trainable = np.flatnonzero(negatives)
+    generator = np.random.default_rng(assembly.config.train.seed)
+    sample = np.sort(generator.choice(trainable, min(CALIBRATION_ITEMS, len(trainable)), replace=False))
+    assembly.model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
+
+
 def _train(
     assembly: Assembly,
     ids: Ids,
@@ -221,15 +241,17 @@ def _train(
     accelerator: Accelerator,
     work: WorkLog,
     *,
+    negatives: npt.NDArray[np.bool_],
+    profiler: Profiler,
     resume: bool,
     notify: Notify,
     meter: Meter,
     on_validation: OnValidation | None,
 ) -> TrainResult:
     config, model, histories = assembly.config, assembly.model, assembly.histories
+    reader, watch = watch_reader(assembly.reader, profiler), partial(profiler.loading, COLLATION)
     ranks = Ranks.of(accelerator)
-    negatives = split.trainable_items(histories, assembly.catalogue.first_seen)
-    loader = build_loader(config, histories, split, assembly.reader, negatives=negatives, ranks=ranks)
+    loader = build_loader(config, histories, split, reader, negatives=negatives, ranks=ranks, watch=watch)
     loss = build_loss(
         config,
         histories,
@@ -239,11 +261,6 @@ def _train(
         first_seen=assembly.catalogue.first_seen,
         ranks=ranks,
     )
-    trainable = np.flatnonzero(negatives)
-    generator = np.random.default_rng(config.train.seed)
-    sample = np.sort(generator.choice(trainable, min(CALIBRATION_ITEMS, len(trainable)), replace=False))
-    model.item_encoder.calibrate(assembly.reader.read(sample).to(assembly.device))
-    ranks.agree(model.state_dict().values())
     metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
 
     has_trend = bool(ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
@@ -306,6 +323,7 @@ def _train(
             resume=resume,
             progress=report,
             on_validation=on_validation,
+            profiler=profiler,
             warn=notify,
         )
 

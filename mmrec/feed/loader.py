@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ class HistoryLoader:
         prefetch: batches prepared ahead by a thread; 0 prepares them in step.
         rank: which share of each batch this process takes.
         num_ranks: processes that share each batch.
+        watch: opens a context around the preparation of each batch, in the thread that does it.
 
     Raises:
         FeedError: the split leaves no event to learn from.
@@ -62,11 +64,13 @@ class HistoryLoader:
         prefetch: int = 2,
         rank: int = 0,
         num_ranks: int = 1,
+        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._histories, self._reader = histories, reader
         self._batch_users, self._length, self._num_negatives = batch_users, history_length, num_negatives
         self._rank, self._num_ranks = rank, num_ranks
         self._simultaneous, self._seed, self._bucket, self._prefetch = simultaneous, seed, bucket, prefetch
+        self._watch = watch
         self._events = np.flatnonzero(split.train_events)
         if len(self._events) == 0:
             raise FeedError(
@@ -138,7 +142,11 @@ class HistoryLoader:
 
     def batch(self, epoch: int, index: int, cut: tuple[npt.NDArray[np.int64], ...] | None = None) -> HistoryBatch:
         """Return batch ``index`` of an epoch."""
-        users, starts, stops = cut or self._cut(epoch)
+        with self._watch():
+            return self._batch(epoch, index, cut or self._cut(epoch))
+
+    def _batch(self, epoch: int, index: int, cut: tuple[npt.NDArray[np.int64], ...]) -> HistoryBatch:
+        users, starts, stops = cut
         part = slice(index * self._batch_users, (index + 1) * self._batch_users)
         generator = np.random.default_rng([self._seed, epoch, 1 + index])
         windows = self._windows(users[part], starts[part], stops[part], generator)

@@ -30,7 +30,20 @@ from mmrec.training.contract import (
 from mmrec.training.interrupt import Interrupt, interruptible
 from mmrec.training.keeper import Keeper
 from mmrec.training.optimizer import set_rates, warmup_cosine
-from mmrec.training.precision import fit_attention, mixed_precision
+from mmrec.training.precision import fit_attention, is_narrow, mixed_precision
+from mmrec.training.profiler import (
+    BANK,
+    CHECKPOINT,
+    GRADIENTS,
+    LOG,
+    OBJECTIVE,
+    OPTIMISER,
+    TRANSFER,
+    VALIDATION,
+    WAITING,
+    NoProfiler,
+    Profiler,
+)
 from mmrec.training.progress import Progress
 from mmrec.training.ranks import Ranks
 from mmrec.training.tracking import Tracker
@@ -54,6 +67,7 @@ def train(
     resume: bool = False,
     progress: Callable[[StepReport], None] | None = None,
     on_validation: OnValidation | None = None,
+    profiler: Profiler | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> TrainResult:
     """Train ``model`` in place; it ends in the last state, not the best.
@@ -82,6 +96,7 @@ def train(
         progress: called after every step.
         on_validation: called after the checkpoint of an evaluated epoch; where it asks to stop, training ends there, and
             a resumed one goes on.
+        profiler: told which section of a step runs; None times nothing.
         warn: takes one sentence for each damaged checkpoint that is passed over.
 
     Raises:
@@ -120,6 +135,7 @@ def train(
             report=progress,
             on_validation=on_validation,
             interrupt=interrupt,
+            profiler=profiler or NoProfiler(),
             progress=Progress(batches_per_epoch=len(loader)),
         )
         training.begin(resume=resume, warn=warn)
@@ -155,6 +171,7 @@ class _Training:
     report: Callable[[StepReport], None] | None
     on_validation: OnValidation | None
     interrupt: Interrupt
+    profiler: Profiler
     progress: Progress
     bank: Tensor | None = None
     asked_to_stop: bool = False
@@ -186,7 +203,8 @@ class _Training:
         self.progress.seconds += self.clock.lap()
         if self.progress.group_targets:
             self.ranks.add_gradients(self.model.parameters())
-        self.keeper.save(self.progress, bank=self.bank)
+        with self.profiler.section(CHECKPOINT, whole=True):
+            self.keeper.save(self.progress, bank=self.bank)
 
     def result(self) -> TrainResult:
         state = self.progress
@@ -204,7 +222,7 @@ class _Training:
 
     def _run_batches(self, batches: Iterator[HistoryBatch]) -> None:
         while self.progress.batch < len(self.loader):
-            with self.clock.waiting():
+            with self.clock.waiting(), self.profiler.section(WAITING):
                 batch = next(batches)
             if self.progress.batch % self.settings.accumulate == 0:
                 self._refresh_bank_when_due()
@@ -218,7 +236,7 @@ class _Training:
         if self.refresh_bank is None or self.progress.bank_step == step:
             return
         if self.bank is None or step % self.settings.bank_refresh == 0:
-            with self._aside():
+            with self._aside(), self.profiler.section(BANK, whole=True):
                 bank = self.refresh_bank()
             # A tensor made in inference mode cannot take part in autograd; its copy can.
             self.bank = bank.clone() if bank.is_inference() else bank.detach()
@@ -229,12 +247,13 @@ class _Training:
         state, settings = self.progress, self.settings
         if self.work is not None:
             self.work.count(batch)
-        if batch.num_targets == 0 or not self._accumulate(batch.to(self.accelerator.device, non_blocking=True)):
+        if batch.num_targets == 0 or not self._accumulate(batch):
             state.skipped_batches += 1
         state.batch += 1
         if state.batch % settings.accumulate and state.batch < len(self.loader):
             return None
-        norm = self._step()
+        with self.profiler.section(OPTIMISER):
+            norm = self._step()
         terms = state.finish_group()
         if state.step % settings.log_steps == 0:
             self._log_step(terms, norm=norm)
@@ -244,17 +263,21 @@ class _Training:
 
     def _accumulate(self, batch: HistoryBatch) -> bool:
         """Add the gradient of one batch to those of its group; return False where the loss finds no target."""
-        device, precision = self.accelerator.device, self.settings.precision
-        narrow = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        with fit_attention(device, narrow=narrow):
+        device = self.accelerator.device
+        narrow = is_narrow(self.settings.precision, device)
+        with self.profiler.section(TRANSFER):
+            batch = batch.to(device, non_blocking=True)
+        with self.profiler.batch(targets=len(batch.targets)), fit_attention(device, narrow=narrow):
             with mixed_precision(device, enabled=narrow):
                 output = self.model(batch)
-            terms = self.loss(_in_float32(output), batch, self.bank)
+            with self.profiler.section(OBJECTIVE):
+                terms = self.loss(_in_float32(output), batch, self.bank)
             if terms.num_targets == 0:
                 return False
             # Weighted by targets and divided by their sum before the step, unequal batches give the mean over all.
             weight = terms.num_targets if self.settings.accumulate > 1 else 1
-            self.accelerator.backward(terms.total * weight)
+            with self.profiler.backward(terms.total):
+                self.accelerator.backward(terms.total * weight)
         values = self._read({"loss": terms.total} | {f"loss/{name}": part for name, part in terms.parts.items()})
         if not math.isfinite(values["loss"]):
             self._refuse("a finite loss", ", ".join(f"{name} = {value:g}" for name, value in values.items()))
@@ -268,7 +291,9 @@ class _Training:
         factor = warmup_cosine(state.step, total=self._total_steps, warmup_share=settings.warmup_share)
         set_rates(self.optimizer, factor=factor)
         if state.group_targets:
-            self.ranks.add_gradients(self.model.parameters())
+            if self.ranks.count > 1:
+                with self.profiler.section(GRADIENTS):
+                    self.ranks.add_gradients(self.model.parameters())
             parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
             if settings.accumulate > 1:
                 for parameter in parameters:
@@ -299,7 +324,7 @@ class _Training:
         epoch = state.epoch + 1
         metrics: dict[str, float] = {}
         if self.validate is not None and (epoch % settings.evaluate_every == 0 or epoch == settings.epochs):
-            with self._aside():
+            with self._aside(), self.profiler.section(VALIDATION, whole=True):
                 metrics = {name: float(value) for name, value in self.validate().items()}
         with self.interrupt.hold():
             if metrics:
@@ -324,8 +349,9 @@ class _Training:
         return metrics[name]
 
     def _log(self, values: Mapping[str, float]) -> None:
-        for tracker in self.trackers:
-            tracker.log(self.progress.step, values)
+        with self.profiler.section(LOG, whole=True):
+            for tracker in self.trackers:
+                tracker.log(self.progress.step, values)
         self.progress.records += 1
 
     @property

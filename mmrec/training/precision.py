@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def is_narrow(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> bool:
+    """Return whether a training setting means bfloat16; auto does on a GPU."""
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 
 def mixed_precision(device: torch.device, *, enabled: bool) -> AbstractContextManager[object]:
