@@ -263,6 +263,9 @@ class Train(Settings):
     """Validation metric that selects the best checkpoint."""
     checkpoint_steps: Count = 0
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
+    shard_encoders: bool = False
+    """Share the live blocks of encoders out among the processes of a training (FSDP2), with their gradients and AdamW's
+    state, for encoders that one device cannot hold.  Of a single process no effect."""
     trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of cached trunk states."""
     trunk_cache: bool = True
@@ -271,6 +274,12 @@ class Train(Settings):
     """Where metrics are sent beside metrics.jsonl."""
     workers: Count = 1
     """Threads that prepare batches ahead; 0 prepares them in step."""
+
+    @model_validator(mode="after")
+    def _blocks_run_in_step(self) -> Train:
+        if self.shard_encoders and self.items_at_once:
+            raise ValueError("shard_encoders and items_at_once do not go together: processes run different slices")
+        return self
 
 
 class Feed(Settings):

@@ -43,6 +43,7 @@ from mmrec.feed.trends import popularity_trends
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
 from mmrec.model.gather import gather_plain
 from mmrec.model.item_encoder import ITEM_ID
+from mmrec.model.recommender import RecommenderModel
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
@@ -50,6 +51,7 @@ from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.profiler import Profiler
 from mmrec.training.ranks import Ranks
+from mmrec.training.sharding import shard_blocks
 from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 CALIBRATION_ITEMS = 512
@@ -109,6 +111,9 @@ def train_run(
     negatives = split.trainable_items(assembly.histories, assembly.catalogue.first_seen)
     _calibrate(assembly, negatives)
     ranks.agree(assembly.model.state_dict().values())
+    bases = assembly.bases
+    if config.train.shard_encoders and ranks.count > 1:
+        _shard_encoders(assembly.model, ranks)
     work = WorkLog(assembly.encoders)
     with profiled(on_profile, assembly, work, run.profile) as profiler:
         result = _train(
@@ -120,6 +125,7 @@ def train_run(
             accelerator,
             work,
             negatives=negatives,
+            bases=bases,
             profiler=profiler,
             resume=resume,
             notify=notify,
@@ -242,6 +248,7 @@ def _train(
     work: WorkLog,
     *,
     negatives: npt.NDArray[np.bool_],
+    bases: Mapping[str, str],
     profiler: Profiler,
     resume: bool,
     notify: Notify,
@@ -319,7 +326,7 @@ def _train(
             refresh_bank=(lambda: embed().to(assembly.device)) if needs_bank else None,
             work=work,
             trackers=build_trackers(config, run) if ranks.is_first else (),
-            base=assembly.bases,
+            base=bases,
             resume=resume,
             progress=report,
             on_validation=on_validation,
@@ -328,13 +335,27 @@ def _train(
         )
 
 
+def _shard_encoders(model: RecommenderModel, ranks: Ranks) -> None:
+    """Share out the live blocks of the encoders, which all ranks then run in step."""
+    encoders = model.item_encoder
+    encoders.in_step = tuple(name for name in encoders.modalities if encoders.encoder(name).live_blocks())
+    for name in encoders.in_step:
+        shard_blocks(encoders.encoder(name).live_blocks(), ranks)
+
+
 def _encode_shared(assembly: Assembly, ranks: Ranks) -> torch.Tensor:
-    """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it."""
-    rows = np.array_split(assembly.all_rows, ranks.count)
-    own = encode_catalogue(assembly.model, assembly.reader, rows[ranks.rank], device=assembly.device, trend=False)
+    """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it.
+
+    The stretches are equally long, for ranks that run sharded blocks must run them equally often: the last row is
+    encoded more than once where the numbers ask for it.
+    """
+    count = len(assembly.all_rows)
+    length = -(-count // ranks.count)
+    rows = np.minimum(np.arange(length) + ranks.rank * length, count - 1)
+    own = encode_catalogue(assembly.model, assembly.reader, rows, device=assembly.device, trend=False)
     if ranks.count == 1:
         return own
-    return gather_plain(own.to(assembly.device), [len(part) for part in rows])
+    return gather_plain(own.to(assembly.device), [length] * ranks.count)[:count]
 
 
 def _validation_cases(config: Config, split: Split) -> Cases:

@@ -48,6 +48,10 @@ class CutEncoder(nn.Module, ABC):
         """Run a small input through the network, in two parts where ``cut`` is not 0."""
 
     @abstractmethod
+    def _raw_blank(self) -> Content:
+        """Return one small raw content."""
+
+    @abstractmethod
     def _trunk_settings(self) -> str:
         """Name whatever decides the trunk's output beside weights, architecture and cut."""
 
@@ -85,6 +89,14 @@ class CutEncoder(nn.Module, ABC):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Trainable parameters, the top-most block first."""
         return group_by_depth(self._layers, self.trunk_blocks)
+
+    def live_blocks(self) -> list[nn.Module]:
+        """Return the blocks above the cut."""
+        return list(self._layers.blocks[self.trunk_blocks :])
+
+    def blank(self) -> Content:
+        """Return one small content, past the trunk where there is one."""
+        return self.trunk(self._raw_blank()) if self.has_trunk else self._raw_blank()
 
     def trunk_fingerprint(self) -> str:
         """Hash of the frozen weights, the architecture and the cut; empty where nothing is frozen."""

@@ -104,6 +104,10 @@ class ImageEncoder(CutEncoder):
             return self._stack.below(ramp, stop=self.num_blocks)
         return self._stack.above(self._stack.below(ramp, stop=cut), start=cut)
 
+    def _raw_blank(self) -> ImageContent:
+        side = self._stack.side
+        return ImageContent(pixels=torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.mean.device))
+
     def _trunk_settings(self) -> str:
         grid = self.token_grid if self.trunk_blocks == self.num_blocks else 0
         return f"image grid {grid} mean {self.mean.flatten().tolist()} std {self.std.flatten().tolist()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -94,6 +95,10 @@ class TextEncoder(CutEncoder):
         if cut == 0:
             return self._stack.below(token_ids, None, stop=self.num_blocks)
         return self._stack.above(self._stack.below(token_ids, None, stop=cut), None, start=cut)
+
+    def _raw_blank(self) -> TextContent:
+        token_ids = self._stack.probe(1)[0]
+        return TextContent(token_ids=token_ids, lengths=torch.ones(1, dtype=torch.long, device=token_ids.device))
 
     def _trunk_settings(self) -> str:
         return "text"

@@ -23,11 +23,16 @@ Progress = Callable[[int], None]
 
 
 class evaluating:  # noqa: N801  (reads as a statement: ``with evaluating(model):``)
-    """Context in which a module is in evaluation mode and records no gradient; its mode comes back afterwards."""
+    """Context in which a module is in evaluation mode and records no gradient; its mode comes back afterwards.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the module.
+        trains_on: whether it keeps tensors made here for later training, as sharded blocks do that are put together.
+    """
+
+    def __init__(self, model: nn.Module, *, trains_on: bool = False) -> None:
         self._model = model
-        self._grad = torch.inference_mode()
+        self._grad = torch.no_grad() if trains_on else torch.inference_mode()
 
     def __enter__(self) -> None:
         self._was_training = self._model.training
@@ -79,7 +84,7 @@ def encode_catalogue(
     ``trend`` is left out of a training's bank, and where its weight is still to be chosen.
     """
     vectors = torch.empty(len(item_rows), model.width)
-    with evaluating(model):
+    with evaluating(model, trains_on=bool(model.item_encoder.in_step)):
         for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
             vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device), trend=trend).float().cpu()
             if progress:

@@ -61,6 +61,10 @@ class ItemEncoder(nn.Module):
         feature_dropout: share of a content's channels that are hidden in a training step.
         items_at_once: keep the activations of this many items at most in a training step and compute the others anew
             in the backward pass; 0 keeps all.
+
+    Attributes:
+        in_step: modalities whose encoder runs in every pass, content or not: all ranks put its sharded blocks together
+            at once.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.dim, self.id_dropout, self.modality_dropout = dim, id_dropout, modality_dropout
         self.items_at_once = items_at_once
+        self.in_step: tuple[str, ...] = ()
         self.encoders = nn.ModuleDict(encoders)
         self.modalities = tuple(name for name in encoders if name != ITEM_ID)
         assert (fusion is None) == (not self.modalities), "fusion is for content modalities"
@@ -120,6 +125,9 @@ class ItemEncoder(nn.Module):
             vectors, *alone = self._fuse(parts, chosen, compare, len(items))
         if self.training:
             vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
+        for name in self.in_step:
+            if name not in parts:
+                vectors = vectors + 0 * self.encoder(name)(self.encoder(name).blank()).states.sum().to(vectors.dtype)
         seen = compare if len(chosen) else ()
         return EncodedItems(
             vectors=vectors,
@@ -206,7 +214,7 @@ class ItemEncoder(nn.Module):
     def _idle_modules(self, parts: Mapping[str, Parts]) -> list[nn.Module]:
         """Return what this batch does not use because nobody in it has such content."""
         names = [name for name in self.encoders if name not in parts]
-        idle: list[nn.Module | None] = [self.encoders[name] for name in names]
+        idle: list[nn.Module | None] = [self.encoders[name] for name in names if name not in self.in_step]
         if self.assembler is not None:
             idle += [self.assembler.projection(name) for name in names if name != ITEM_ID]
         if ITEM_ID in names:

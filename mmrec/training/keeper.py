@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +14,7 @@ from mmrec.errors import ArtifactError
 from mmrec.training import checkpoint, snapshot
 from mmrec.training.progress import Progress
 from mmrec.training.ranks import Ranks
+from mmrec.training.sharding import is_sharded, whole
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,26 @@ class Keeper:
         name = checkpoint.checkpoint_name(epoch=progress.epoch, batch=progress.batch)
         if name == self.saved:
             return
-        generators = self.ranks.collect(snapshot.rng_tensors(self.ranks.device))
+        tensors = self._gather(bank)
         if self.ranks.is_first:
-            self._write(name, progress, bank=bank, generators=generators)
+            self._write(name, progress, tensors)
         self.saved = name
 
-    def _write(
-        self, name: str, progress: Progress, *, bank: Tensor | None, generators: Sequence[Mapping[str, Tensor]]
-    ) -> None:
+    def _gather(self, bank: Tensor | None) -> dict[str, dict[str, Tensor]]:
+        """Return all tensors of a checkpoint in the first process; the others only send what it lacks."""
+        generators = self.ranks.collect(snapshot.rng_tensors(self.ranks.device))
         tensors = {
             checkpoint.MODEL: snapshot.model_tensors(self.model),
             checkpoint.OPTIMIZER: snapshot.optimizer_tensors(self.optimizer),
+            checkpoint.GRADIENTS: snapshot.gradient_tensors(self.model),
+            checkpoint.BANK: {} if bank is None else {checkpoint.BANK: bank},
             checkpoint.RNG: {
                 f"{kind}.{rank}": state for rank, states in enumerate(generators) for kind, state in states.items()
             },
         }
-        if gradients := snapshot.gradient_tensors(self.model):
-            tensors[checkpoint.GRADIENTS] = gradients
-        if bank is not None:
-            tensors[checkpoint.BANK] = {checkpoint.BANK: bank}
+        return {stem: whole(parts, keep=self.ranks.is_first) for stem, parts in tensors.items() if parts}
+
+    def _write(self, name: str, progress: Progress, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         groups = [
             {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
         ]
@@ -132,8 +134,13 @@ class Keeper:
         progress = Progress.from_state(state, batches_per_epoch=num_batches, where=where)
         snapshot.load_model_tensors(self.model, tensors[checkpoint.MODEL], where=where)
         snapshot.load_optimizer_tensors(self.optimizer, tensors[checkpoint.OPTIMIZER], where=where)
-        # They are the sum over all ranks, and will be added up again.
-        gradients = tensors.get(checkpoint.GRADIENTS, {}) if self.ranks.is_first else {}
+        # They are sums over all ranks, and those of whole parameters will be added up again.
+        sharded = {name for name, parameter in self.model.named_parameters() if is_sharded(parameter)}
+        gradients = {
+            name: gradient
+            for name, gradient in tensors.get(checkpoint.GRADIENTS, {}).items()
+            if self.ranks.is_first or name in sharded
+        }
         snapshot.load_gradient_tensors(self.model, gradients)
         own = f".{self.ranks.rank}"
         generators = {name.removesuffix(own): x for name, x in tensors[checkpoint.RNG].items() if name.endswith(own)}

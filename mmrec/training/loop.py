@@ -46,6 +46,7 @@ from mmrec.training.profiler import (
 )
 from mmrec.training.progress import Progress
 from mmrec.training.ranks import Ranks
+from mmrec.training.sharding import clip_gradients
 from mmrec.training.tracking import Tracker
 
 
@@ -299,7 +300,7 @@ class _Training:
                 for parameter in parameters:
                     assert parameter.grad is not None
                     parameter.grad.div_(state.group_targets)
-            norm = float(self.accelerator.clip_grad_norm_(parameters, settings.clip_norm))
+            norm = clip_gradients(parameters, settings.clip_norm)
             if not math.isfinite(norm):
                 self._refuse("a finite gradient", f"norm {norm:g}")
             self.optimizer.step()

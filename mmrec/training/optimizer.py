@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from mmrec.training.sharding import is_sharded
+
 
 @dataclass(frozen=True)
 class EncoderRate:
@@ -62,14 +64,15 @@ def parameter_groups(
             for parameter in layer:
                 rates.setdefault(id(parameter), encoder.learning_rate * encoder.layer_decay**depth)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[tuple[float, float], ParameterGroup] = {}
+    groups: dict[tuple[float, float, bool], ParameterGroup] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rate = rates.get(id(parameter), learning_rate)
         decay = 0.0 if parameter.ndim <= 1 or id(parameter) in tables else weight_decay
         new = ParameterGroup(params=[], names=[], lr=rate, peak=rate, weight_decay=decay)
-        group = groups.setdefault((rate, decay), new)
+        # One kernel takes whole parameters or sharded ones, not both.
+        group = groups.setdefault((rate, decay, is_sharded(parameter)), new)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

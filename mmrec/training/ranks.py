@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 BUCKET_NUMBERS = 1 << 24
 """Gradients are added up this many numbers at a time, at most: enough to fill a line, little beside a model."""
@@ -55,13 +56,15 @@ class Ranks:
         return bool(self.sum(torch.tensor(int(flag), device=self.device)))
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over all ranks; None stays where no rank has one.
+        """Replace the gradients of whole parameters by their sums over all ranks; None stays where no rank has one.
+
+        Those of sharded parameters are sums already.
 
         It happens after the backward pass, not within it as in DistributedDataParallel: the backward pass sends item
         vectors' gradients already, and both kinds of messages would have to come in the same order on every rank,
         whatever its share of the batch lacks.
         """
-        own = list(parameters)
+        own = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         if self.count == 1 or not own:
             return
         used = self.sum(torch.tensor([parameter.grad is not None for parameter in own], device=self.device).int())

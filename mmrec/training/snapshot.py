@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmrec.errors import ArtifactError
+from mmrec.training.sharding import share_of
 
 _CPU = "cpu"
 _CUDA = "cuda"
@@ -39,7 +40,7 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where
             )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            own[name].copy_(share_of(tensor, own[name]))
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -62,12 +63,14 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor], 
     whole = optimizer.state_dict()
     names = [name for group in optimizer.param_groups for name in group["names"]]
     position = {name: index for index, name in enumerate(names)}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("/")
         if name not in position:
             raise ArtifactError("the state of a trained parameter", got=repr(name), where=where)
-        state.setdefault(position[name], {})[key] = tensor
+        own = parameters[position[name]]
+        state.setdefault(position[name], {})[key] = tensor if tensor.shape != own.shape else share_of(tensor, own)
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
@@ -79,7 +82,7 @@ def gradient_tensors(model: nn.Module) -> dict[str, Tensor]:
 def load_gradient_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the gradients that :func:`gradient_tensors` gave; other parameters have none."""
     for name, parameter in model.named_parameters():
-        parameter.grad = tensors[name].to(parameter.device) if name in tensors else None
+        parameter.grad = share_of(tensors[name], parameter).to(parameter.device) if name in tensors else None
 
 
 def rng_tensors(device: torch.device) -> dict[str, Tensor]:

@@ -95,6 +95,14 @@ def no_dropout(config: Config) -> Config:
     return changed(config, encoders=NO_DROPOUT["encoders"], model=model, objective={"contrastive_items": 1000})
 
 
+def tuned(config: Config) -> Config:
+    """Both encoders live: captions from their first block on, pictures above one frozen block."""
+    encoders = config.model_dump(mode="json")["encoders"]
+    encoders["text"]["tuning"] |= {"mode": "full", "blocks": 0}
+    encoders["image"]["tuning"] |= {"mode": "top", "blocks": 1}
+    return changed(config, encoders=encoders, train={"accumulate": 2})
+
+
 def compare_steps(config: Config, feed: Path, out: Path) -> None:
     """Write by how much loss and gradients of two ranks differ from those of one process, batch by batch."""
     ranks = Ranks.of(open_accelerator(choose_device("cpu")))
@@ -208,6 +216,14 @@ def main(folder: Path, feed: Path, config: Config) -> None:
     endings["dropout"] = [pair(training("dropout", config))]
     for name, act, rank in (("killed", die, 1), ("first_killed", die, 0), ("interrupted", press, 1)):
         endings[name] = [pair(sabotaged(name, act, rank=rank)), pair(training(name, config, resume=True))]
+    live = tuned(plain)
+    shared = changed(live, train={"shard_encoders": True})
+    endings["live"] = [pair(training("live", live), ranks=1)]
+    endings["sharded"] = [pair(training("sharded", shared))]
+    endings["sharded_interrupted"] = [
+        pair(sabotaged("sharded_interrupted", press, rank=1, settings=shared)),
+        pair(training("sharded_interrupted", shared, resume=True)),
+    ]
     endings["fewer"] = [
         pair(sabotaged("fewer", press, rank=0, settings=plain)),
         pair(training("fewer", plain, resume=True), ranks=1),

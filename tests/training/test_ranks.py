@@ -88,6 +88,21 @@ def test_a_rank_that_stops_ends_all_and_the_run_goes_on(runs: Path, name: str) -
     assert metrics(runs / name) == metrics(runs / "dropout")
 
 
+def test_sharded_encoders_train_alike(runs: Path) -> None:
+    endings = read_json(runs / "endings.json")
+    assert endings["live"] == [["finished"]]
+    assert endings["sharded"] == [["finished", "finished"]], complaints(runs)
+    assert endings["sharded_interrupted"] == [["interrupted", "interrupted"], ["finished", "finished"]], complaints(
+        runs
+    )
+    alone, sharded, resumed = (weights(runs / name) for name in ("live", "sharded", "sharded_interrupted"))
+    assert any("text" in name for name in alone)
+    assert alone.keys() == sharded.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-3, atol=1e-4)
+        assert torch.equal(resumed[name], sharded[name]), name
+
+
 def test_a_run_goes_on_with_fewer_processes(runs: Path) -> None:
     endings = read_json(runs / "endings.json")
     assert endings["fewer"] == [["interrupted", "interrupted"], ["finished"]]
