@@ -30,6 +30,7 @@ from mmrec.build_training import build_loader, build_loss, build_optimizer, buil
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.commands.profiling import COLLATION, OnProfile, profiled, watch_reader
 from mmrec.config import Config, dump_config
+from mmrec.encoders.base import BlockEncoder
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.calibration import calibrated_metrics
 from mmrec.evaluation.evaluate import validation_metrics
@@ -337,10 +338,11 @@ def _train(
 
 def _shard_encoders(model: RecommenderModel, ranks: Ranks) -> None:
     """Share out the live blocks of the encoders, which all ranks then run in step."""
-    encoders = model.item_encoder
-    encoders.in_step = tuple(name for name in encoders.modalities if encoders.encoder(name).live_blocks())
-    for name in encoders.in_step:
-        shard_blocks(encoders.encoder(name).live_blocks(), ranks)
+    encoders = {name: model.item_encoder.encoder(name) for name in model.item_encoder.modalities}
+    blocks = {name: encoder.live_blocks() for name, encoder in encoders.items() if isinstance(encoder, BlockEncoder)}
+    model.item_encoder.in_step = tuple(name for name, live in blocks.items() if live)
+    for live in blocks.values():
+        shard_blocks(live, ranks)
 
 
 def _encode_shared(assembly: Assembly, ranks: Ranks) -> torch.Tensor:

@@ -51,16 +51,21 @@ class ContentEncoder(Protocol):
         """Trainable parameters by depth, the top-most live block first, for layer-wise learning rates."""
         ...
 
+    def trunk_fingerprint(self) -> str:
+        """Hash of the frozen weights, the architecture and the cut; empty where ``has_trunk`` is False."""
+        ...
+
+
+@runtime_checkable
+class BlockEncoder(ContentEncoder, Protocol):
+    """An encoder whose blocks can be shared out among processes."""
+
     def live_blocks(self) -> list[nn.Module]:
-        """Return the blocks above the cut, in the order in which they run; none where weights are not in blocks."""
+        """Return the blocks above the cut, in the order in which they run."""
         ...
 
     def blank(self) -> Content:
-        """Return some content that ``forward`` takes; only where there are live blocks."""
-        ...
-
-    def trunk_fingerprint(self) -> str:
-        """Hash of the frozen weights, the architecture and the cut; empty where ``has_trunk`` is False."""
+        """Return some small content that ``forward`` takes."""
         ...
 
 

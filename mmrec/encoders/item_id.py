@@ -45,14 +45,6 @@ class ItemIdEncoder(nn.Module):
         """Return the table as the only group."""
         return [[self.table]]
 
-    def live_blocks(self) -> list[nn.Module]:
-        """Return none: the table is read row by row."""
-        return []
-
-    def blank(self) -> Content:
-        """Not defined: no block has to be run."""
-        raise AssertionError("no live blocks")
-
     def trunk_fingerprint(self) -> str:
         """Return the empty hash: nothing is frozen."""
         return ""

@@ -41,14 +41,6 @@ class PrecomputedEncoder(nn.Module):
         """Return no groups: there are no weights."""
         return []
 
-    def live_blocks(self) -> list[nn.Module]:
-        """Return none: there are no weights."""
-        return []
-
-    def blank(self) -> Content:
-        """Not defined: no block has to be run."""
-        raise AssertionError("no live blocks")
-
     def trunk_fingerprint(self) -> str:
         """Return the empty hash: there are no weights."""
         return ""

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mmrec.batch import IdContent, ItemBatch, Parts
-from mmrec.encoders.base import ContentEncoder
+from mmrec.encoders.base import BlockEncoder, ContentEncoder
 from mmrec.model.fusion import Fusion
 from mmrec.model.parts import draw_dropped, first_contents, presence, slice_parts, without
 from mmrec.model.tokens import ItemTokens, TokenAssembler
@@ -127,7 +127,8 @@ class ItemEncoder(nn.Module):
             vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
         for name in self.in_step:
             if name not in parts:
-                vectors = vectors + 0 * self.encoder(name)(self.encoder(name).blank()).states.sum().to(vectors.dtype)
+                encoder = cast("BlockEncoder", self.encoders[name])
+                vectors = vectors + 0 * encoder(encoder.blank()).states.sum().to(vectors.dtype)
         seen = compare if len(chosen) else ()
         return EncodedItems(
             vectors=vectors,

@@ -98,13 +98,15 @@ class Keeper:
         tensors = {
             checkpoint.MODEL: snapshot.model_tensors(self.model),
             checkpoint.OPTIMIZER: snapshot.optimizer_tensors(self.optimizer),
-            checkpoint.GRADIENTS: snapshot.gradient_tensors(self.model),
-            checkpoint.BANK: {} if bank is None else {checkpoint.BANK: bank},
             checkpoint.RNG: {
                 f"{kind}.{rank}": state for rank, states in enumerate(generators) for kind, state in states.items()
             },
         }
-        return {stem: whole(parts, keep=self.ranks.is_first) for stem, parts in tensors.items() if parts}
+        if gradients := snapshot.gradient_tensors(self.model):
+            tensors[checkpoint.GRADIENTS] = gradients
+        if bank is not None:
+            tensors[checkpoint.BANK] = {checkpoint.BANK: bank}
+        return {stem: whole(parts, keep=self.ranks.is_first) for stem, parts in tensors.items()}
 
     def _write(self, name: str, progress: Progress, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         groups = [
