@@ -17,6 +17,7 @@ from mmrec.feed.splits import Split
 from mmrec.model.recommender import RecommenderModel
 from mmrec.training.contract import TrainSettings
 from mmrec.training.loss import TrainingLoss
+from mmrec.training.nested_loss import NestedLoss
 from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 
 
@@ -58,7 +59,7 @@ def build_loss(
     num_windows: int,
     negatives: npt.NDArray[np.bool_],
     first_seen: npt.NDArray[np.int64],
-) -> TrainingLoss:
+) -> TrainingLoss | NestedLoss:
     """Build the objective, with what it knows of the feed.
 
     Args:
@@ -70,8 +71,8 @@ def build_loss(
         negatives: shape (items,), items that may be taken as not chosen.
         first_seen: shape (items,), of the catalogue; counts where the split asks for existing items only.
     """
-    objective = config.objective
-    return TrainingLoss(
+    objective, model = config.objective, config.model
+    loss = TrainingLoss(
         kind=objective.kind,
         chunk=objective.chunk,
         mask_history=objective.mask_history,
@@ -81,6 +82,15 @@ def build_loss(
         users_with_item=torch.from_numpy(users_with_item(histories, split)),
         eligible=torch.from_numpy(negatives),
         first_seen=torch.from_numpy(first_seen.copy()) if split.existing_only and histories.has_time else None,
+    )
+    if not objective.matryoshka_dims:
+        return loss
+    return NestedLoss(
+        loss=loss,
+        dims=objective.matryoshka_dims,
+        weights=objective.matryoshka_weights,
+        has_bias=model.item_bias,
+        keeps_length=model.similarity == "cosine",
     )
 
 
