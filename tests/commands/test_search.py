@@ -11,6 +11,7 @@ import pytest
 
 from mmrec import Post
 from mmrec.commands.export import export_run
+from mmrec.commands.index import index_export
 from mmrec.commands.score import recommend_file
 from mmrec.commands.search import Found, search_vectors
 from mmrec.errors import ArtifactError, RequestError
@@ -192,6 +193,13 @@ class TestSmallerVectors:
         np.testing.assert_allclose([float(str(row[2])) for row in found.rows], similar[order], atol=CLOSE)
         assert ids(found) != ids(search(exported, items=["p11"], k=30))
         assert search(small, items=["p11"], k=30, run=content_run) == search(exported, items=["p11"], k=30)
+
+    def test_another_index_of_them_finds_the_same(self, exported: Path, small: Path) -> None:
+        index_export(small, store="faiss", index="flat")
+        assert VectorFolder.open(small).manifest["index"]["recall@10"] == 1.0  # type: ignore[index]
+        assert search(small, user="u08") == search(exported, user="u08")
+        index_export(small, store="none")
+        assert search(small, user="u08") == search(exported, user="u08")
 
     def test_another_feed_is_not_asked_for_scores(self, small: Path, tiny_feed: TinyFeed, tmp_path: Path) -> None:
         items = items_table()

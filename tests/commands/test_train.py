@@ -368,8 +368,8 @@ def test_told_before_a_cache_is_written(
 
 
 def test_every_width_is_trained_and_logged(config: Config, tiny_feed: TinyFeed, tmp_path: Path) -> None:
-    nested = changed(config, objective={"matryoshka_dims": [4, 8]}, train={"epochs": 1})
-    run(nested, tiny_feed.prepared, tmp_path / "run")
+    nested = changed(config, objective={"matryoshka_dims": [4, 8]}, train={"epochs": 4})
+    run(nested, tiny_feed.prepared, tmp_path / "run")  # twelve steps; the tenth is logged
     lines = RunFolder(tmp_path / "run").metrics.read_text().splitlines()
     logged = {name for line in lines for name in json.loads(line)}
     assert {f"loss/{part}{width}" for part in ("full_softmax", "contrastive") for width in ("", "/4", "/8")} <= logged
