@@ -18,6 +18,7 @@ from mmrec.feed.splits import Split
 from mmrec.model.recommender import RecommenderModel
 from mmrec.training.contract import TrainSettings
 from mmrec.training.loss import TrainingLoss
+from mmrec.training.nested_loss import NestedLoss
 from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 from mmrec.training.ranks import ALONE, Ranks
 
@@ -73,7 +74,7 @@ def build_loss(
     negatives: npt.NDArray[np.bool_],
     first_seen: npt.NDArray[np.int64],
     ranks: Ranks = ALONE,
-) -> TrainingLoss:
+) -> TrainingLoss | NestedLoss:
     """Build the objective, with what it knows of the feed.
 
     Args:
@@ -86,8 +87,8 @@ def build_loss(
         first_seen: shape (items,), of the catalogue; counts where the split asks for existing items only.
         ranks: the processes that share each batch.
     """
-    objective = config.objective
-    return TrainingLoss(
+    objective, model = config.objective, config.model
+    loss = TrainingLoss(
         kind=objective.kind,
         chunk=objective.chunk,
         mask_history=objective.mask_history,
@@ -98,6 +99,15 @@ def build_loss(
         eligible=torch.from_numpy(negatives),
         first_seen=torch.from_numpy(first_seen.copy()) if split.existing_only and histories.has_time else None,
         sum_over_ranks=ranks.sum,
+    )
+    if not objective.matryoshka_dims:
+        return loss
+    return NestedLoss(
+        loss=loss,
+        dims=objective.matryoshka_dims,
+        weights=objective.matryoshka_weights,
+        has_bias=model.item_bias,
+        keeps_length=model.similarity == "cosine",
     )
 
 

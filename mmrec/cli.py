@@ -231,22 +231,47 @@ def recommend(
 @app.command(epilog="Example: mmrec export runs/hm --out vectors/hm --store faiss --index hnsw")
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="Folder of vectors.", metavar="DIR")],
+    out: Annotated[Path | None, typer.Option(help="Folder of vectors.", metavar="DIR")] = None,
     store: Annotated[
         Literal["none", "faiss", "lancedb"], typer.Option(help="Index beside the parquet files.")
     ] = "none",
     index: IndexOption = None,
-    precision: Annotated[Literal["float32", "float16", "int8"], typer.Option(help="Number format.")] = "float32",
-    dim: Annotated[int | None, typer.Option(min=1, help="Keep only the first dimensions.")] = None,
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option("--precision", "--dtype", help="Number format.")
+    ] = "float32",
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            "--dim", "--dims", min=1, help="Keep the first dimensions (objective.matryoshka_dims trains them)."
+        ),
+    ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
     *,
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
     users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Write nothing; show bytes and recall of several widths and number formats."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write item and user vectors, a manifest, and optionally an index."""
+    if compare == (out is not None):
+        raise typer.BadParameter("give either --out or --compare")
+    if compare and (store != "none" or index is not None or only_new):
+        raise typer.BadParameter("--compare writes nothing: leave out --store, --index and --only-new")
+    if out is None:
+        from mmrec.commands.export_choices import compare_choices
+
+        rows = compare_choices(run, dim=dim, normalise=normalise, feed=feed, device=device, meter=progress)
+        if as_json:
+            print_json({"choices": rows})
+        else:
+            names = [name.removeprefix("recall") for name in rows[0]]
+            print_table("Recall of smaller vectors against full ones", names, [list(row.values()) for row in rows])
+        return
     from mmrec.commands.export import export_run
 
     summary = export_run(

@@ -100,6 +100,9 @@ class TestWrongUse:
             ["recommend", "r", "--out", "o.csv", "-k", "many"],
             ["export", "r", "--out", "v", "--store", "elsewhere"],
             ["export", "r", "--out", "v", "--dim", "0"],
+            ["export", "r"],
+            ["export", "r", "--out", "v", "--compare"],
+            ["export", "r", "--compare", "--only-new"],
             ["index", "v", "--index", "tree"],
             ["search", "v"],
         ],
@@ -240,6 +243,35 @@ class TestCommands:
         assert (summary["index"], summary["items"], summary["recall@10"]) == ("flat", NUM_ITEMS, 1.0)
         assert mmrec("search", vectors, "--item", "p01", "--item", "p04", "-k", "31").out == shown.out
         TestErrors.failed(mmrec("index", vectors, "--index", "ivfpq"), "at least 256 vectors", "hnsw or flat")
+
+    def test_smaller_vectors_from_training_to_search(
+        self, mmrec: Command, tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path
+    ) -> None:
+        config, run = write_config(tmp_path / "c.yaml", tiny_config(tiny_encoders)), tmp_path / "run"
+        rest = ["--feed", tiny_feed.prepared, "--out", run, "--device", "cpu", "--json"]
+        assert mmrec("train", config, *rest, "--set", "objective.matryoshka_dims=[4,8]").json()["epochs"] == 2
+        choices = mmrec("export", run, "--compare", "--device", "cpu", "--json").json()["choices"]
+        assert [(row["dim"], row["trained"]) for row in choices] == [  # type: ignore[attr-defined]
+            (dim, "yes") for dim in (16, 8, 4) for _ in range(3)
+        ]
+        shown = mmrec("export", run, "--compare", "--device", "cpu")
+        assert "Recall of smaller vectors" in shown.out
+        assert not (tmp_path / "v").exists()
+        small = ["--dims", "4", "--dtype", "int8", "--device", "cpu", "--json"]
+        summary = mmrec("export", run, "--out", tmp_path / "v", *small).json()
+        assert (summary["dim"], summary["precision"], summary["bytes a post"]) == (5, "int8", 12)
+        assert summary["recall@10, users"] == choices[-1]["recall@10, users"]  # type: ignore[index]
+        again = mmrec("export", run, "--out", tmp_path / "v", *small, "--only-new").json()
+        assert again["items encoded"] == 0
+        wanted = mmrec("recommend", run, "--out", tmp_path / "top.jsonl", "-k", "3", "--device", "cpu")
+        assert wanted.code == 0
+        top = [json.loads(line) for line in (tmp_path / "top.jsonl").read_text().splitlines()]
+        found = mmrec("search", tmp_path / "v", "--user", "u07", "-k", "3", "--device", "cpu", "--json").json()["found"]
+        assert [row["item_id"] for row in found] == [  # type: ignore[attr-defined]
+            row["item_id"] for row in top if row["user_id"] == "u07"
+        ]
+        failed = mmrec("export", run, "--out", tmp_path / "v", "--dim", "4", "--only-new", "--device", "cpu")
+        TestErrors.failed(failed, "float32", "int8", "--only-new")
 
 
 class TestOutside:

@@ -150,3 +150,18 @@ def test_an_override_that_removes_an_encoder() -> None:
     assert set(config.encoders) == {"text", "image"}
     with pytest.raises(ConfigError, match="at least one encoder"):
         load_config(path_of("id_only"), overrides=["encoders.item_id=none"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("matryoshka_dims=[64,32]", r"must rise, such as \[32, 64\], not \[64, 32\]"),
+        ("matryoshka_dims=[32,32]", "must rise"),
+        ("matryoshka_dims=[0,32]", "greater than 0"),
+        ("matryoshka_dims=[32,128]", "below model.dim 128"),
+        ("matryoshka_weights=[1.0]", "one for each of the 0 matryoshka_dims"),
+    ],
+)
+def test_widths_that_make_no_sense(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(path_of("demo"), overrides=["model.dim=128", f"objective.{override}"])

@@ -45,7 +45,7 @@ def inner(module: str) -> set[str]:
     return {name for name in IMPORTS[module] if name == "mmrec" or name.startswith("mmrec.")}
 
 
-@pytest.mark.parametrize("module", ["mmrec.columns", "mmrec.errors", "mmrec.config"])
+@pytest.mark.parametrize("module", ["mmrec.columns", "mmrec.errors", "mmrec.config", "mmrec.config_encoders"])
 def test_light_modules_import_neither_torch_nor_pandas(module: str) -> None:
     assert not reaches(module, "torch")
     assert not reaches(module, "pandas")
@@ -72,8 +72,9 @@ def test_feed_never_imports_model_or_encoders(module: str) -> None:
 
 
 def test_only_build_reads_config_into_objects() -> None:
-    readers = {name for name in IMPORTS if reaches(name, "mmrec.config")}
+    readers = {name for name in IMPORTS if reaches(name, "mmrec.config") or reaches(name, "mmrec.config_encoders")}
     assert readers <= {
+        "mmrec.config",
         "mmrec.build",
         "mmrec.build_training",
         "mmrec.assembly",

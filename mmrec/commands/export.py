@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from mmrec import columns
@@ -15,14 +14,7 @@ from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
 from mmrec.inference.embedding_table import EmbeddingTable, item_keys
-from mmrec.inference.export import (
-    EXPORT_VERSION,
-    MANIFEST,
-    Precision,
-    VectorFolder,
-    VectorFormat,
-    write_vectors,
-)
+from mmrec.inference.export import EXPORT_VERSION, MANIFEST, STORED, VectorFolder, write_arrays, write_vectors
 from mmrec.inference.export_index import (
     CONTENT_HASH,
     IndexChoice,
@@ -32,7 +24,10 @@ from mmrec.inference.export_index import (
     hash_index,
     shown,
 )
+from mmrec.inference.export_recall import questions_of, recall_against_full
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.search.packed import Precision
 from mmrec.storage import atomic_folder, file_hash, read_json, write_json
 
 _USERS = 2048
@@ -62,7 +57,7 @@ def export_run(
         out: folder to write; an export that is there is replaced when the new one is whole.
         store: index beside the parquet files.
         index: kind of a FAISS index, by default HNSW.
-        precision: number format of the parquet files.
+        precision: number format of the vectors.
         dim: leading content dimensions kept.
         normalise: unit vectors without the bias coordinate.
         only_new: take the vectors of posts whose content did not change from the export that is there.
@@ -73,7 +68,8 @@ def export_run(
         meter: shows progress.
 
     Returns:
-        What was written; with an index also its recall@10 against exact search.
+        What was written; of smaller vectors also their recall against the full ones, with an index its recall@10
+        against exact search in what was written.
 
     Raises:
         ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format, or a changed
@@ -85,17 +81,18 @@ def export_run(
     _check_target(out)
     recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
     catalogue = recommender.assembly.catalogue
-    if dim is not None and dim > recommender.assembly.model.dim:
-        raise RequestError(f"at most {recommender.assembly.model.dim} dimensions", got=str(dim), where="--dim")
-    layout = VectorFormat(precision=precision, normalised=normalise, dim=dim, has_bias=recommender.has_bias)
+    layout = layout_of(recommender, dim=dim, precision=precision, normalise=normalise)
     attributes = _attributes(catalogue)
     choice.check(len(catalogue), list(attributes))
     earlier = _earlier(out, recommender.model_hash, layout) if only_new else []
-    vectors = layout.shape(np.array(recommender.item_embeddings(meter=meter, earlier=earlier)))
+    vectors = WrittenVectors(recommender.item_embeddings(meter=meter, earlier=earlier), layout)
+    lost = _lost(recommender, vectors, meter) if layout.lossy else None
     temperature = _temperature(recommender, layout)
     with atomic_folder(out) as partial:
         extra: dict[str, list[object]] = {CONTENT_HASH: [*item_keys(recommender.assembly)], **attributes}
-        _write_side(partial, "items", _ids(catalogue), vectors, layout, extra)
+        _write_side(partial, "items", _ids(catalogue), vectors, extra)
+        if precision != "float32":
+            write_arrays(partial, vectors)
         if users:
             _write_users(partial, recommender, layout, meter)
         files = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
@@ -118,6 +115,8 @@ def export_run(
                 "users": recommender.assembly.histories.num_users if users else 0,
                 "dim": vectors.shape[1],
                 "format": vars(layout),
+                "bytes_per_item": vectors.bytes_per_vector,
+                "against_full": lost,
                 "store": store,
                 "index": about,
                 "files": files | hash_index(partial),
@@ -129,8 +128,35 @@ def export_run(
         "items encoded": recommender.items_encoded,
         "dim": int(vectors.shape[1]),
         "precision": precision,
+        "bytes a post": vectors.bytes_per_vector,
+        **(lost or {}),
         **shown(about),
     }
+
+
+def layout_of(recommender: Recommender, *, dim: int | None, precision: Precision, normalise: bool) -> VectorFormat:
+    """Return the format that an export asks for.
+
+    Raises:
+        RequestError: more dimensions than the model has.
+    """
+    model = recommender.assembly.model
+    if dim is not None and dim > model.dim:
+        raise RequestError(f"at most {model.dim} dimensions", got=str(dim), where="--dim")
+    return VectorFormat(
+        precision=precision,
+        normalised=normalise,
+        dim=None if dim == model.dim else dim,
+        has_bias=recommender.has_bias,
+        keeps_length=model.scorer.similarity == "cosine",
+    )
+
+
+def _lost(recommender: Recommender, vectors: WrittenVectors, meter: Meter) -> dict[str, float]:
+    """Measure smaller vectors against the full ones."""
+    with meter("recall"):
+        asked = questions_of(recommender, vectors.vectors)
+        return recall_against_full(vectors.vectors, [vectors.layout], asked)[0]
 
 
 def _ids(catalogue: Catalogue) -> list[str] | list[int]:
@@ -144,7 +170,7 @@ def _attributes(catalogue: Catalogue) -> dict[str, list[object]]:
         columns.CAPTION: [catalogue.caption(row) for row in range(len(catalogue))],
     }
     for name in table.columns:
-        if name not in {*shown, "vector", "scale", CONTENT_HASH}:
+        if name not in {*shown, *STORED, CONTENT_HASH}:
             shown[str(name)] = [None if pd.isna(value) else value for value in table[name]]
     return shown
 
@@ -183,7 +209,7 @@ def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[Embedding
             where=str(out),
             fix="Give the same options, or leave out --only-new.",
         )
-    if layout != VectorFormat(has_bias=layout.has_bias):
+    if layout.lossy or layout.normalised:
         return []
     # What is carried over is written under a new hash: a file that changed meanwhile must not pass for a whole one.
     old.verify("items.parquet")
@@ -194,18 +220,10 @@ def _write_side(
     folder: Path,
     side: str,
     ids: list[str] | list[int],
-    vectors: npt.NDArray[np.float32],
-    layout: VectorFormat,
+    vectors: WrittenVectors,
     extra: Mapping[str, list[object]],
 ) -> None:
-    write_vectors(
-        folder / f"{side}.parquet",
-        ids,
-        vectors,
-        id_column=f"{side[:-1]}_id",
-        precision=layout.precision,
-        extra=extra,
-    )
+    write_vectors(folder / f"{side}.parquet", ids, vectors, id_column=f"{side[:-1]}_id", extra=extra)
 
 
 def _write_users(folder: Path, recommender: Recommender, layout: VectorFormat, meter: Meter) -> None:
@@ -218,11 +236,11 @@ def _write_users(folder: Path, recommender: Recommender, layout: VectorFormat, m
             pieces.append(recommender.scoring.feed_user_vectors(rows, items).mean(dim=1).numpy())
             advance(len(rows))
     ids = restore_ids(histories.user_ids, histories.user_id_type)
-    _write_side(folder, "users", ids, layout.shape(np.concatenate(pieces)), layout, {})
+    _write_side(folder, "users", ids, WrittenVectors(np.concatenate(pieces), layout), {})
 
 
 def _temperature(recommender: Recommender, layout: VectorFormat) -> float | None:
     """Return by what a user's content is divided beside a bias of 1; None where vectors hold no bias."""
-    if not layout.has_bias or layout.normalised:
+    if not layout.ends_in_bias:
         return None
     return float(recommender.assembly.model.scorer.temperature().detach())

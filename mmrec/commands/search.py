@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,10 @@ from mmrec.inference.export_index import CONTENT_HASH, open_store
 from mmrec.inference.posts import Post
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
-from mmrec.search.index import Hits, Store
+from mmrec.inference.vector_format import VectorFormat
+from mmrec.search.index import Hits, Rows, Store, VectorRows, Vectors
+from mmrec.search.repeats import search_with_repeats
+from mmrec.search.rescored import num_candidates
 from mmrec.search.where import where_mask
 
 _SHOWN = 60
@@ -45,17 +47,34 @@ class Found:
 
 
 @dataclass(frozen=True)
+class _Question:
+    """What is looked for, before it is a vector of some format.
+
+    Args:
+        post: shape (1, width), score-ready vector of words and pictures; None without.
+        user: shape (1, width), score-ready vector of the user; None without.
+        item_rows: rows of the export that are asked for.
+        had: rows of the export that the asking user had.
+        bonus: what their scores gain, in score-ready units.
+    """
+
+    post: Vectors | None
+    user: Vectors | None
+    item_rows: Rows
+    had: Rows
+    bonus: float
+
+
+@dataclass(frozen=True)
 class _Query:
-    """What is looked for.
+    """A question as a vector of one format.
 
     Args:
         vector: shape (dim,).
-        had: rows of the export that the asking user had.
-        bonus: what their scores gain.
+        bonus: what the rows gain that the user had.
     """
 
-    vector: npt.NDArray[np.float32]
-    had: npt.NDArray[np.int64]
+    vector: Vectors
     bonus: float
 
 
@@ -77,6 +96,9 @@ def search_vectors(
     Text and pictures are encoded together, as one post.  Several questions are averaged as unit vectors.  A question
     about content leaves the bias (the general appeal of a post) out; a question about a user counts it.
 
+    An export that is cut or in a smaller number format gives candidates; where the run is at hand (a question of words,
+    pictures or a user, or ``run``), they are scored again with full vectors, so that search and score agree.
+
     Args:
         vectors: folder of an export.
         text: a caption.
@@ -85,7 +107,7 @@ def search_vectors(
         user: user id of the export's feed.
         where: conditions on attributes.
         k: posts wanted.
-        run: run that encodes the question; by default the one that exported.
+        run: run that encodes the question and scores again; by default the one that exported.
         feed: prepared feed that knows the user; by default the exported one.
         device: where to compute.
 
@@ -95,63 +117,81 @@ def search_vectors(
         RequestError: nothing asked, an unknown item or user, an unreadable picture, or a condition that is none.
     """
     folder = VectorFolder.open(vectors)
-    ids, matrix = folder.vectors("items")
+    ids, matrix = folder.items()
     table = folder.table()
     allowed = where_mask(table, where) if where.strip() else None
-    place, of = run or Path(str(folder.manifest["run"])), feed or Path(str(folder.manifest["feed"]))
-    load = partial(Recommender.load, place, feed=of, device=device)
-    query = _query(folder, ids, matrix, text=text, images=images, items=items, user=user, load=load)
+    if not (text or images or user is not None or items):
+        raise RequestError("a text, a picture, an item or a user", got="nothing", where="search")
+    recommender = None
+    if text or images or user is not None or (run is not None and folder.format.lossy):
+        place, of = run or Path(str(folder.manifest["run"])), feed or Path(str(folder.manifest["feed"]))
+        recommender = Recommender.load(place, feed=of, device=device)
+        folder.require_model(recommender.model_hash)
+    question = _question(recommender, ids, text=text, images=images, items=items, user=user)
     store = open_store(folder, matrix)
+    hits, note = _search(folder, store, ids, matrix, question, recommender, allowed, k=min(k, len(ids)))
     possible = len(ids) if allowed is None else int(allowed.sum())
-    hits = _search(store, query, matrix, allowed, k=min(k, len(ids)))
     held = f"{possible} of {len(ids)} posts meet the conditions" if where.strip() else f"{possible} posts were exported"
-    note = "" if possible >= k else f"only {held}, {k} were asked for"
-    return _present(hits.rows[0], hits.scores[0], table, note)
+    notes = [note] if note else []
+    if possible < k:
+        notes.append(f"only {held}, {k} were asked for")
+    return _present(hits.rows[0], hits.scores[0], table, "; ".join(notes))
 
 
-def _query(
-    folder: VectorFolder,
+def _question(
+    recommender: Recommender | None,
     ids: npt.NDArray[np.object_],
-    matrix: npt.NDArray[np.float32],
     *,
     text: str | None,
     images: Sequence[Path],
     items: Sequence[str],
     user: str | None,
-    load: Callable[[], Recommender],
-) -> _Query:
-    layout = folder.format
-    content = matrix.shape[1] - int(layout.has_bias and not layout.normalised)
-    directions, bias, bonus, had = [], 0.0, 0.0, np.zeros(0, dtype=np.int64)
-    if text or images or user:
-        recommender = load()
-        folder.require_model(recommender.model_hash)
-        if text or images:
-            post = Post(caption=text, image=list(images) or None)
-            directions.append(layout.shape(recommender.embed([post]))[0, :content])
-        if user is not None:
-            asked = recommender.scoring.users([Request("search", (), user_id=user)])
-            if asked.error_messages[0] is not None:
-                raise RequestError("a known user", got=asked.error_messages[0], where="--user")
-            vector = asked.vectors.mean(dim=1).numpy()
-            directions.append(layout.shape(vector)[0, :content])
-            # Scaled with the direction, so that user, bias and repeat bonus keep their proportion.
-            bias = 1.0 / max(float(np.linalg.norm(vector[0, :content])), 1e-12)
-            bonus = bias * recommender.repeat_bonus
-            past = [recommender.assembly.catalogue.item_ids[entry.row] for entry in asked.had[0]]
-            rows = _rows(ids, past)
-            had = np.unique(rows[rows >= 0])
-    for item_id, row in zip(items, _rows(ids, items), strict=True):
+) -> _Question:
+    """Encode what is asked.
+
+    Raises:
+        RequestError: an unknown item or user, or an unreadable picture.
+    """
+    post = asking = None
+    bonus, had = 0.0, np.zeros(0, dtype=np.int64)
+    if recommender is not None and (text or images):
+        post = recommender.embed([Post(caption=text, image=list(images) or None)])
+    if recommender is not None and user is not None:
+        asked = recommender.scoring.users([Request("search", (), user_id=user)])
+        if asked.error_messages[0] is not None:
+            raise RequestError("a known user", got=asked.error_messages[0], where="--user")
+        asking, bonus = asked.vectors.mean(dim=1).numpy(), recommender.repeat_bonus
+        past = [recommender.assembly.catalogue.item_ids[entry.row] for entry in asked.had[0]]
+        rows = _rows(ids, past)
+        had = np.unique(rows[rows >= 0])
+    item_rows = _rows(ids, items)
+    for item_id, row in zip(items, item_rows, strict=True):
         if row < 0:
             raise RequestError("the id of an exported item", got=repr(item_id), where="--item")
-        directions.append(matrix[row, :content])
-    if not directions:
-        raise RequestError("a text, a picture, an item or a user", got="nothing", where="search")
-    units = [direction / max(float(np.linalg.norm(direction)), 1e-12) for direction in directions]
-    query = np.mean(units, axis=0)
-    tail = [bias / len(directions)] if content < matrix.shape[1] else []
-    vector = np.concatenate([query, tail]).astype(np.float32)
-    return _Query(vector, had, bonus / len(directions))
+    return _Question(post, asking, item_rows, had, bonus)
+
+
+def _query(layout: VectorFormat, question: _Question, items: Vectors) -> _Query:
+    """Return a question as a vector.
+
+    Args:
+        layout: format of the vector.
+        question: what is asked.
+        items: shape (items asked for, dim), their vectors in that format.
+    """
+    parts = [layout.shape(part) for part in (question.post, question.user) if part is not None]
+    directions = np.concatenate([*parts, items])
+    content = directions[:, :-1] if layout.ends_in_bias else directions
+    units = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-12)
+    bias = 0.0
+    if question.user is not None:
+        # Scaled with the direction, so that user, bias and repeat bonus keep their proportion.
+        counted = layout if layout.ends_in_bias else VectorFormat(has_bias=layout.has_bias)
+        user = counted.shape(question.user)[0]
+        length = float(np.linalg.norm(user[:-1] if layout.has_bias else user))
+        bias = 1.0 / max(length, 1e-12) / len(directions)
+    tail = [bias] if layout.ends_in_bias else []
+    return _Query(np.concatenate([units.mean(axis=0), tail]).astype(np.float32), bias * question.bonus)
 
 
 def _rows(ids: npt.NDArray[np.object_], wanted: Sequence[object]) -> npt.NDArray[np.int64]:
@@ -162,17 +202,48 @@ def _rows(ids: npt.NDArray[np.object_], wanted: Sequence[object]) -> npt.NDArray
 
 
 def _search(
-    store: Store, query: _Query, matrix: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_] | None, *, k: int
-) -> Hits:
-    """Find the k best rows, what the user had with its bonus; a negative one may push that many out of the first."""
-    found = min(k + len(query.had), len(matrix))
-    hits = store.search(query.vector[None], k=found, allowed=allowed)
-    had = query.had if allowed is None else query.had[allowed[query.had]]
-    others = ~np.isin(hits.rows[0], had)
-    rows = np.concatenate([hits.rows[0][others], had])
-    scores = np.concatenate([hits.scores[0][others], matrix[had] @ query.vector + query.bonus])
+    folder: VectorFolder,
+    store: Store,
+    ids: npt.NDArray[np.object_],
+    matrix: VectorRows,
+    question: _Question,
+    recommender: Recommender | None,
+    allowed: npt.NDArray[np.bool_] | None,
+    *,
+    k: int,
+) -> tuple[Hits, str]:
+    """Return the k best rows, what the user had with its bonus, and a note where the scores are not those of ``score``."""
+    layout = folder.format
+    exact = None if recommender is None else _full_vectors(folder, recommender, ids)
+    query = _query(layout, question, matrix[question.item_rows])
+    found = num_candidates(k, items=len(ids)) if exact is not None else k
+    hits = search_with_repeats(
+        store,
+        matrix,
+        query.vector[None],
+        had=[question.had],
+        bonus=np.array([query.bonus], dtype=np.float32),
+        k=found,
+        allowed=allowed,
+    )
+    if exact is None:
+        size = f"dim {matrix.shape[1] - int(layout.ends_in_bias)}, {layout.precision}"
+        return hits, f"scores are those of the exported vectors ({size})" if layout.lossy else ""
+    rows = hits.rows[0][hits.rows[0] >= 0]
+    query = _query(layout.full, question, exact(question.item_rows))
+    scores = exact(rows) @ query.vector + query.bonus * np.isin(rows, question.had)
     best = np.argsort(-scores, kind="stable")[:k]
-    return Hits(rows[best][None], scores[best][None].astype(np.float32))
+    return Hits(rows[best][None], scores[best][None].astype(np.float32)), ""
+
+
+def _full_vectors(
+    folder: VectorFolder, recommender: Recommender, ids: npt.NDArray[np.object_]
+) -> Callable[[Rows], Vectors] | None:
+    """Return what gives full vectors of exported rows; None where the export has them, or where the feed is another."""
+    layout = folder.format
+    if not layout.lossy or recommender.assembly.catalogue.feed_hash != folder.manifest["feed_hash"]:
+        return None
+    return lambda rows: layout.full.shape(recommender.embed([str(item_id) for item_id in ids[rows]]))
 
 
 def _present(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], table: pd.DataFrame, note: str) -> Found:

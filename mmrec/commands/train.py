@@ -29,7 +29,7 @@ from mmrec.build import save_preprocessors
 from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.commands.profiling import COLLATION, OnProfile, profiled, watch_reader
-from mmrec.config import Config, dump_config
+from mmrec.config import Config, dump_config, load_config
 from mmrec.encoders.base import BlockEncoder
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.evaluation.calibration import calibrated_metrics
@@ -189,7 +189,7 @@ def check_run(run: RunFolder, config: Config, *, feed: Path, split: Split, resum
     changed = [
         name
         for name, same in (
-            ("configuration", run.config.read_text(encoding="utf-8") == dump_config(config)),
+            ("configuration", load_config(run.config) == config),
             ("feed", about["feed_hash"] == Catalogue.load(feed).feed_hash),
             ("split", about.get("split_hash") == split_fingerprint(split)),
         )

@@ -16,81 +16,72 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmrec import columns
 from mmrec.errors import ArtifactError
 from mmrec.inference.tables import id_type
-from mmrec.storage import file_hash, read_json, recover_folder
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.search.index import VectorRows
+from mmrec.search.packed import PackedVectors, Precision
+from mmrec.storage import file_hash, read_array, read_json, recover_folder
 
-Precision = Literal["float32", "float16", "int8"]
 Side = Literal["items", "users"]
 MANIFEST = "manifest.json"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 SAMPLE = 1000
+_COLUMNS = {"values": "vector", "scales": "scale", "biases": "vector_bias"}
+STORED = tuple(_COLUMNS.values())
+"""Columns that hold a vector."""
 _ROWS = 1 << 16
-
-
-@dataclass(frozen=True)
-class VectorFormat:
-    """How vectors are written.
-
-    Args:
-        precision: number format; int8 has one scale a vector.
-        normalised: unit vectors without the bias coordinate (cosine) instead of score-ready ones.
-        dim: leading content dimensions kept, or None for all.
-        has_bias: whether the model's vectors end in a bias coordinate.
-    """
-
-    precision: Precision = "float32"
-    normalised: bool = False
-    dim: int | None = None
-    has_bias: bool = False
-
-    def shape(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return vectors cut and normalised as the format says, still float32, shape (rows, dim)."""
-        content = vectors[:, :-1] if self.has_bias else vectors
-        content = content[:, : self.dim] if self.dim else content
-        if self.normalised:
-            norms = np.linalg.norm(content, axis=1, keepdims=True)
-            return np.asarray(content / np.maximum(norms, 1e-12), dtype=np.float32)
-        return np.hstack([content, vectors[:, -1:]]) if self.has_bias else content
-
-
-def quantise(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Return int8 vectors and the scale of each: ``vector = int8 * scale``, error at most half a scale."""
-    scales = (np.abs(vectors).max(axis=1) / 127).astype(np.float32)
-    safe = np.where(scales > 0, scales, 1)
-    return np.rint(vectors / safe[:, None]).astype(np.int8), scales
 
 
 def write_vectors(
     path: Path,
     ids: Sequence[str] | Sequence[int],
-    vectors: npt.NDArray[np.float32],
+    vectors: WrittenVectors,
     *,
     id_column: str,
-    precision: Precision,
     extra: Mapping[str, Sequence[object]] | None = None,
 ) -> None:
-    """Write ids and vectors as parquet with a fixed-size list column ``vector`` (and ``scale`` for int8).
+    """Write ids and vectors as parquet with a fixed-size list column ``vector``, a piece at a time.
+
+    int8 vectors have a column ``scale`` too, and their bias, where they end in one, a column ``vector_bias`` in float32.
 
     Args:
         path: file to write.
         ids: external ids.
-        vectors: shape (rows, dim).
+        vectors: what to write.
         id_column: name of the id column.
-        precision: number format.
         extra: further columns.
     """
-    table: dict[str, pa.Array] = {id_column: pa.array(ids, id_type(ids))}
-    if precision == "int8":
-        values, scales = quantise(vectors)
-        table["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), vectors.shape[1])
-        table["scale"] = pa.array(scales)
-    else:
-        flat = vectors.astype(precision).reshape(-1)
-        table["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
-    for name, column in (extra or {}).items():
-        table[name] = pa.array(column)
-    pq.write_table(pa.table(table), path, row_group_size=_ROWS)
+    beside = {id_column: pa.array(ids, id_type(ids))}
+    extra_columns = {name: pa.array(column) for name, column in (extra or {}).items()}
+    writer: pq.ParquetWriter | None = None
+    try:
+        for start in range(0, max(len(vectors), 1), _ROWS):
+            packed = vectors.pack(slice(start, start + _ROWS))
+            table = {name: column.slice(start, _ROWS) for name, column in beside.items()}
+            flat = pa.array(np.ascontiguousarray(packed.values).reshape(-1))
+            table["vector"] = pa.FixedSizeListArray.from_arrays(flat, packed.values.shape[1])
+            table |= {_COLUMNS[name]: pa.array(piece) for name, piece in packed.arrays().items() if name != "values"}
+            table |= {name: column.slice(start, _ROWS) for name, column in extra_columns.items()}
+            piece = pa.table(table)
+            writer = writer or pq.ParquetWriter(path, piece.schema)
+            writer.write_table(piece)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def write_arrays(folder: Path, vectors: WrittenVectors) -> None:
+    """Write item vectors once more as arrays that a search maps into memory: ``items.values.npy``, scales, biases."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for start in range(0, len(vectors), _ROWS):
+        packed = vectors.pack(slice(start, start + _ROWS))
+        for name, piece in packed.arrays().items():
+            if name not in arrays:
+                place, shape = folder / f"items.{name}.npy", (len(vectors), *piece.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(place, mode="w+", dtype=piece.dtype, shape=shape)
+            arrays[name][start : start + len(piece)] = piece
 
 
 def read_vectors(path: Path, *, id_column: str) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]:
@@ -99,19 +90,27 @@ def read_vectors(path: Path, *, id_column: str) -> tuple[npt.NDArray[np.object_]
     Raises:
         ArtifactError: the file is missing or damaged.
     """
+    table = _read_columns(path, [id_column, *STORED])
+    column = table.column("vector").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    scales, biases = (
+        table.column(name).to_numpy() if name in table.column_names else None for name in ("scale", "vector_bias")
+    )
+    vectors = PackedVectors(flat.reshape(-1, column.type.list_size), scales, biases)[:]
+    return _ids(table, id_column), vectors
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        there = pq.read_schema(path).names
+        return pq.read_table(path, columns=[name for name in names if name in there])
     except (pa.ArrowException, OSError) as error:
         fix = "Export again: mmrec export RUN --out DIR."
         raise ArtifactError("a file of vectors", got=str(error)[:200], where=str(path), fix=fix) from error
-    column = table.column("vector").combine_chunks()
-    dim = column.type.list_size
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    vectors = np.asarray(flat, dtype=np.float32).reshape(-1, dim)
-    if "scale" in table.column_names:
-        vectors = vectors * table.column("scale").to_numpy()[:, None]
-    ids = np.array([str(value) for value in table.column(id_column).to_pylist()], dtype=object)
-    return ids, vectors
+
+
+def _ids(table: pa.Table, id_column: str) -> npt.NDArray[np.object_]:
+    return np.array([str(value) for value in table.column(id_column).to_pylist()], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,10 @@ class VectorFolder:
         manifest = read_json(folder / MANIFEST)
         if manifest.get("export_version") != EXPORT_VERSION:
             raise ArtifactError(
-                f"export version {EXPORT_VERSION}", got=repr(manifest.get("export_version")), where=str(folder)
+                f"export version {EXPORT_VERSION}",
+                got=repr(manifest.get("export_version")),
+                where=str(folder),
+                fix="Export again: mmrec export RUN --out DIR.",
             )
         return cls(folder, manifest)
 
@@ -154,6 +156,7 @@ class VectorFolder:
             normalised=bool(entry["normalised"]),
             dim=cast("int | None", entry["dim"]),
             has_bias=bool(entry["has_bias"]),
+            keeps_length=bool(entry["keeps_length"]),
         )
 
     @property
@@ -179,9 +182,30 @@ class VectorFolder:
         """Return ids and vectors of one side."""
         return read_vectors(self.folder / f"{side}.parquet", id_column=f"{side[:-1]}_id")
 
+    def items(self) -> tuple[npt.NDArray[np.object_], VectorRows]:
+        """Return ids and vectors of the items, mapped into memory where they are in a smaller format.
+
+        Raises:
+            ArtifactError: a file is missing, damaged, or of other items.
+        """
+        if self.format.precision == "float32":
+            return self.vectors("items")
+        ids = _ids(_read_columns(self.folder / "items.parquet", [columns.ITEM_ID]), columns.ITEM_ID)
+        names = [name for name in _COLUMNS if f"items.{name}.npy" in cast("dict[str, str]", self.manifest["files"])]
+        arrays = {name: read_array(self.folder / f"items.{name}.npy") for name in names}
+        vectors = PackedVectors(**cast("dict[str, npt.NDArray[np.float32]]", arrays))
+        if len(vectors) != len(ids):
+            raise ArtifactError(
+                f"{len(ids)} vectors",
+                got=str(len(vectors)),
+                where=str(self.folder / "items.values.npy"),
+                fix="Export again: mmrec export RUN --out DIR.",
+            )
+        return ids, vectors
+
     def table(self) -> pd.DataFrame:
         """Return everything known of the items but their vectors, in the order of the vectors."""
-        names = [n for n in pq.read_schema(self.folder / "items.parquet").names if n not in {"vector", "scale"}]
+        names = [name for name in pq.read_schema(self.folder / "items.parquet").names if name not in STORED]
         return pd.read_parquet(self.folder / "items.parquet", columns=names)
 
     def verify(self, name: str) -> None:

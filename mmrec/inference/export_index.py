@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from mmrec import columns
 from mmrec.errors import ArtifactError, RequestError
-from mmrec.inference.export import MANIFEST, SAMPLE, VectorFolder, read_vectors
-from mmrec.search.index import ExactStore, Hits, Store, recall
+from mmrec.inference.export import MANIFEST, SAMPLE, STORED, VectorFolder, read_vectors
+from mmrec.search.index import ExactStore, Hits, Store, VectorRows, recall
 from mmrec.search.rescored import RescoredStore
 from mmrec.storage import file_hash
 
@@ -35,7 +35,7 @@ _INDEX_FILE = "items.faiss"
 INDEX_FILES = (_INDEX_FILE, "items.lance")
 _FAISS_KINDS: tuple[IndexKind, ...] = ("flat", "hnsw", "ivfpq")
 _LANCE_KINDS = ("exact", "ivf_flat")
-_NOT_BESIDE = {"vector", "scale", CONTENT_HASH}
+_NOT_BESIDE = {*STORED, CONTENT_HASH}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def build_index(folder: Path, choice: IndexChoice, *, temperature: float | None)
     return {"kind": kind, **_measured(store, kind, vectors, temperature), LAST_SCALE: scale}
 
 
-def open_store(folder: VectorFolder, vectors: Vectors) -> Store:
+def open_store(folder: VectorFolder, vectors: VectorRows) -> Store:
     """Open what the manifest of an export names.
 
     Args:
@@ -187,7 +187,7 @@ def _open(folder: Path, name: object, kind: object, scale: float) -> Store:
     )
 
 
-def _answering(store: Store, kind: object, vectors: Vectors) -> Store:
+def _answering(store: Store, kind: object, vectors: VectorRows) -> Store:
     """Return the store as questions are put to it: scores of codes are made exact with the vectors themselves."""
     return RescoredStore(store, vectors) if kind == "ivfpq" else store
 

@@ -126,6 +126,30 @@ class Scorer(nn.Module):
         return vectors if self.bias is None else functional.pad(vectors, (0, 1), value=1.0)
 
 
+def shorten(
+    vectors: Float[Tensor, "*rows width"], dim: int, *, has_bias: bool, keeps_length: bool
+) -> Float[Tensor, "*rows short"]:
+    """Return the first coordinates of score-ready vectors, then the bias where they end in one.
+
+    Where similarity is a cosine, what is left of the content is made as long as the whole was, which is what the scorer
+    would make of the first coordinates of a state: unit length, for a user over the temperature.
+
+    Args:
+        vectors: shape (..., width), of items or of users.
+        dim: content coordinates to keep; vectors that have no more than that stay as they are.
+        has_bias: whether the last coordinate is a bias (1 for a user), which is never cut.
+        keeps_length: whether the content keeps its length (cosine).
+    """
+    content = vectors[..., :-1] if has_bias else vectors
+    if dim >= content.shape[-1]:
+        return vectors
+    kept = content[..., :dim]
+    if keeps_length:
+        length = torch.linalg.vector_norm(content, dim=-1, keepdim=True)
+        kept = functional.normalize(kept, dim=-1, eps=1e-6) * length
+    return torch.cat([kept, vectors[..., -1:]], dim=-1) if has_bias else kept
+
+
 def _logit(temperature: float) -> float:
     """Where between the limits, on a logarithmic scale, as a logit."""
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)

@@ -31,6 +31,24 @@ class Hits:
 
 
 @runtime_checkable
+class VectorRows(Protocol):
+    """Vectors that are read row by row: an array, or something smaller that is decoded to float32 when it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Vectors and coordinates."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of vectors."""
+        ...
+
+    def __getitem__(self, rows: slice | Rows, /) -> Vectors:
+        """Return some of them, shape (rows, dim)."""
+        ...
+
+
+@runtime_checkable
 class Store(Protocol):
     """Vectors that can be searched by inner product."""
 
@@ -70,10 +88,10 @@ class ExactStore:
     """Inner products with every vector, in chunks.
 
     Args:
-        vectors: shape (vectors, dim), float32; may be memory-mapped.
+        vectors: shape (vectors, dim), float32 where they are read; may be memory-mapped.
     """
 
-    def __init__(self, vectors: Vectors) -> None:
+    def __init__(self, vectors: VectorRows) -> None:
         self._vectors = vectors
 
     @property

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmrec.search.index import Hits, Mask, Store, Vectors, check_queries
+from mmrec.search.index import Hits, Mask, Store, VectorRows, Vectors, check_queries
+
+FACTOR, LEAST = 10, 200
+"""Candidates for each row wanted, and at the least."""
 
 
 class RescoredStore:
@@ -17,7 +20,7 @@ class RescoredStore:
         least: candidates at the least.
     """
 
-    def __init__(self, store: Store, vectors: Vectors, *, factor: int = 10, least: int = 200) -> None:
+    def __init__(self, store: Store, vectors: VectorRows, *, factor: int = FACTOR, least: int = LEAST) -> None:
         self._store, self._vectors, self._factor, self._least = store, vectors, factor, least
 
     @property
@@ -31,7 +34,7 @@ class RescoredStore:
     def search(self, queries: Vectors, *, k: int, allowed: Mask | None = None) -> Hits:
         """Return the k best of the candidates of each query, with exact scores."""
         check_queries(queries, dim=self.dim, k=k)
-        candidates = max(k, min(len(self), max(self._factor * k, self._least)))
+        candidates = num_candidates(k, items=len(self), factor=self._factor, least=self._least)
         rows = self._store.search(queries, k=candidates, allowed=allowed).rows
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
         for query, found, score in zip(queries, rows, scores, strict=True):
@@ -39,3 +42,8 @@ class RescoredStore:
             score[real] = self._vectors[found[real]] @ query
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def num_candidates(k: int, *, items: int, factor: int = FACTOR, least: int = LEAST) -> int:
+    """Return how many candidates are scored again, exactly, for the best k of so many items."""
+    return max(k, min(items, max(factor * k, least)))

@@ -34,6 +34,7 @@ from mmrec.feed.loader import HistoryLoader
 from mmrec.feed.splits import Split
 from mmrec.feed.trends import popularity_trends
 from mmrec.inference.export import read_vectors, write_vectors
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
 from mmrec.preprocessing.views import IdTable
 from mmrec.search.where import where_mask
 
@@ -163,10 +164,10 @@ class Parts:
     def vectors(self) -> None:
         """Write vectors and attributes as an export does, read them again, filter."""
         attributes = Catalogue.load(self._feed).attributes
-        vectors = np.zeros((len(attributes), DIM), np.float32)
+        vectors = WrittenVectors(np.zeros((len(attributes), DIM), np.float32), VectorFormat())
         ids = attributes["item_id"].tolist()
         extra = {"price": attributes["price"].tolist()}
-        write_vectors(self._vectors, ids, vectors, id_column="item_id", precision="float32", extra=extra)
+        write_vectors(self._vectors, ids, vectors, id_column="item_id", extra=extra)
         read_vectors(self._vectors, id_column="item_id")
         where_mask(pd.read_parquet(self._vectors, columns=["price"]), "price<20")
 

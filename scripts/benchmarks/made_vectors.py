@@ -22,6 +22,7 @@ from mmrec.commands.export import export_run
 from mmrec.inference.encoding import evaluating
 from mmrec.inference.export import MANIFEST, write_vectors
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
 from mmrec.inference.vectors import text_content
 from mmrec.storage import file_hash, read_json, write_json
 
@@ -76,7 +77,7 @@ def make_export(folder: Path, shape: RunShape, items: int, *, device: str) -> Ma
         "price": generator.integers(0, 1000, items).tolist(),
     }
     ids = [item_id(row) for row in range(items)]
-    write_vectors(path, ids, vectors, id_column="item_id", precision="float32", extra=extra)
+    write_vectors(path, ids, WrittenVectors(vectors, VectorFormat()), id_column="item_id", extra=extra)
     manifest = read_json(folder / "export" / MANIFEST) | {"items": items, "files": {path.name: file_hash(path)}}
     write_json(folder / "export" / MANIFEST, manifest)
     return MadeExport(folder / "export", recommender, vectors, topics, made)

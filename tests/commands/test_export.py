@@ -13,6 +13,7 @@ import pytest
 
 from mmrec.commands import export as module
 from mmrec.commands.export import export_run
+from mmrec.commands.export_choices import compare_choices
 from mmrec.commands.train import train_run
 from mmrec.config import validate
 from mmrec.errors import ArtifactError, MissingExtraError, RequestError
@@ -105,7 +106,15 @@ class TestWhatIsWritten:
 class TestFormats:
     def test_cut_and_unit_length(self, tiny_run: Path, whole: Path, tmp_path: Path) -> None:
         export_run(tiny_run, out=tmp_path / "cut", dim=5, device="cpu")
-        np.testing.assert_array_equal(vectors(tmp_path / "cut")[1], vectors(whole)[1][:, [0, 1, 2, 3, 4, 16]])
+        cut, full = vectors(tmp_path / "cut")[1], vectors(whole)[1]
+        np.testing.assert_array_equal(cut[:, -1], full[:, -1])
+        lengths = np.linalg.norm(full[:, :5], axis=1, keepdims=True)
+        np.testing.assert_allclose(cut[:, :-1], full[:, :5] / lengths, atol=1e-6)
+        users, whole_users = vectors(tmp_path / "cut", "users")[1], vectors(whole, "users")[1]
+        np.testing.assert_array_equal(users[:, -1], 1)
+        for side in (users, whole_users):
+            temperature = float(str(read_json(whole / "manifest.json")["temperature"]))
+            np.testing.assert_allclose(np.linalg.norm(side[:, :-1], axis=1), 1 / temperature, rtol=1e-5)
         export_run(tiny_run, out=tmp_path / "unit", dim=5, normalise=True, device="cpu")
         _, units = vectors(tmp_path / "unit")
         assert units.shape == (NUM_ITEMS, 5)
@@ -122,9 +131,30 @@ class TestFormats:
     def test_narrow_numbers(self, tiny_run: Path, whole: Path, tmp_path: Path, precision: str) -> None:
         export_run(tiny_run, out=tmp_path / "v", precision=precision, store="faiss", device="cpu")  # type: ignore[arg-type]
         exact, narrow = vectors(whole)[1], vectors(tmp_path / "v")[1]
-        worst = np.abs(exact).max(axis=1, keepdims=True) / (2048 if precision == "float16" else 253)
+        part = exact if precision == "float16" else exact[:, :-1]
+        worst = np.abs(part).max(axis=1, keepdims=True) / (2048 if precision == "float16" else 253)
         assert np.abs(narrow - exact).max() > 0
         assert (np.abs(narrow - exact) <= worst).all()
+        mapped = VectorFolder.open(tmp_path / "v").items()[1]
+        np.testing.assert_array_equal(mapped[:], narrow)  # type: ignore[index]
+        files = read_json(tmp_path / "v" / "manifest.json")["files"]
+        assert {path.name for path in (tmp_path / "v").glob("*.npy")} == {n for n in files if n.endswith(".npy")}  # type: ignore[attr-defined]
+
+    def test_smaller_vectors_say_what_they_lose(self, tiny_run: Path, tmp_path: Path) -> None:
+        summary = export_run(tiny_run, out=tmp_path / "v", dim=4, precision="int8", device="cpu")
+        assert summary["bytes a post"] == 4 + 4 + 4
+        manifest = read_json(tmp_path / "v" / "manifest.json")
+        lost = manifest["against_full"]
+        assert isinstance(lost, dict)
+        assert {key: value for key, value in summary.items() if key.startswith("recall")} == lost
+        assert 0 < lost["recall@10, users"] < 1
+        # A hundred and more of thirty posts are all of them.
+        assert lost["recall@100, posts"] == lost["recall@10, users, rescored"] == 1
+        assert (manifest["bytes_per_item"], manifest["dim"]) == (12, 5)
+
+    def test_vectors_that_lose_nothing_are_not_measured(self, whole: Path) -> None:
+        manifest = read_json(whole / "manifest.json")
+        assert (manifest["against_full"], manifest["bytes_per_item"]) == (None, 4 * 17)
 
     def test_recall_of_an_index(self, tiny_run: Path, tmp_path: Path) -> None:
         flat = export_run(tiny_run, out=tmp_path / "flat", store="faiss", index="flat", device="cpu")
@@ -167,6 +197,27 @@ class TestFormats:
         assert manifest["files"] == {name: file_hash(path) for name, path in files.items()}
 
 
+class TestChoices:
+    def test_say_what_each_export_would(self, tiny_run: Path, tmp_path: Path) -> None:
+        rows = compare_choices(tiny_run, dim=5, device="cpu")
+        assert [(row["dim"], row["precision"]) for row in rows] == [
+            (dim, precision) for dim in (16, 8, 5, 4) for precision in ("float32", "float16", "int8")
+        ]
+        assert [row["trained"] for row in rows] == ["yes"] * 3 + ["no"] * 9
+        assert {value for key, value in rows[0].items() if key.startswith("recall")} == {1.0}
+        assert [row["bytes a post"] for row in rows[:3]] == [68, 34, 24]
+        summary = export_run(tiny_run, out=tmp_path / "v", dim=5, precision="int8", device="cpu")
+        row = next(row for row in rows if (row["dim"], row["precision"]) == (5, "int8"))
+        assert {key: row[key] for key in row if key.startswith("recall")} == {
+            key: summary[key] for key in summary if key.startswith("recall")
+        }
+        assert row["bytes a post"] == summary["bytes a post"]
+
+    def test_more_dimensions_than_there_are(self, tiny_run: Path) -> None:
+        with pytest.raises(RequestError, match="at most 16 dimensions, got 17"):
+            compare_choices(tiny_run, dim=17, device="cpu")
+
+
 class TestOnlyNew:
     @pytest.fixture(scope="class")
     def grown(self, tmp_path_factory: pytest.TempPathFactory) -> TinyFeed:
@@ -189,7 +240,7 @@ class TestOnlyNew:
     def export(self, run: Path, out: Path, feed: TinyFeed, **options: object) -> dict[str, object]:
         return export_run(run, out=out, feed=feed.prepared, device="cpu", **options)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("options", [{}, {"precision": "int8"}, {"normalise": True, "dim": 4}])
+    @pytest.mark.parametrize("options", [{}, {"precision": "int8"}, {"normalise": True, "dim": 4}, {"dim": 4}])
     @pytest.mark.parametrize("keep_table", [True, False])
     def test_encodes_what_changed_and_equals_a_whole_export(
         self,

@@ -17,6 +17,7 @@ from mmrec.commands.search import search_vectors
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.inference.export import VectorFolder, write_vectors
 from mmrec.inference.export_index import IndexChoice, build_index, open_store
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
 from mmrec.search.index import ExactStore, recall
 from mmrec.storage import file_hash, read_json, write_json
 from tests.feeds import write_feed
@@ -261,7 +262,8 @@ def test_a_large_bias_is_smaller_in_what_it_would_mislead(
         folder = tmp_path / str(temperature)
         folder.mkdir()
         ids = [f"q{row}" for row in range(POSTS)]
-        write_vectors(folder / "items.parquet", ids, vectors, id_column="item_id", precision="float32")
+        written = WrittenVectors(vectors, VectorFormat())
+        write_vectors(folder / "items.parquet", ids, written, id_column="item_id")
         about = build_index(folder, choice, temperature=temperature)
         assert about is not None
         assert (about["kind"], about["last_scale"]) == (kind, pytest.approx(expected))

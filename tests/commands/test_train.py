@@ -231,6 +231,14 @@ class TestResume:
         assert (summary["epochs"], summary["steps"]) == (3, 9)
         same_weights(copy, uninterrupted)
 
+    def test_a_run_that_does_not_know_a_new_setting_goes_on(
+        self, long: Config, tiny_feed: TinyFeed, uninterrupted: Path, tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(uninterrupted, tmp_path / "run")
+        kept = [line for line in RunFolder(copy).config.read_text().splitlines() if "matryoshka" not in line]
+        RunFolder(copy).config.write_text("\n".join(kept))
+        assert run(long, tiny_feed.prepared, copy, resume=True)["epochs"] == 3
+
     def test_resume_of_nothing_begins(self, config: Config, tiny_feed: TinyFeed, tmp_path: Path) -> None:
         run(changed(config, train={"epochs": 1}), tiny_feed.prepared, tmp_path / "run", resume=True)
         assert RunFolder(tmp_path / "run").about.is_file()
@@ -357,3 +365,11 @@ def test_told_before_a_cache_is_written(
     sizes = [line for line in said if "MB" in line]
     assert [line.split()[0] for line in sizes] == ["text", "image"]
     assert any(line.startswith("validation ndcg@10") for line in said)
+
+
+def test_every_width_is_trained_and_logged(config: Config, tiny_feed: TinyFeed, tmp_path: Path) -> None:
+    nested = changed(config, objective={"matryoshka_dims": [4, 8]}, train={"epochs": 4})
+    run(nested, tiny_feed.prepared, tmp_path / "run")  # twelve steps; the tenth is logged
+    lines = RunFolder(tmp_path / "run").metrics.read_text().splitlines()
+    logged = {name for line in lines for name in json.loads(line)}
+    assert {f"loss/{part}{width}" for part in ("full_softmax", "contrastive") for width in ("", "/4", "/8")} <= logged

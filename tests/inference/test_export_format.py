@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrec.errors import ArtifactError
-from mmrec.inference.export import VectorFolder, VectorFormat, quantise, read_vectors, write_vectors
+from mmrec.inference.export import VectorFolder, read_vectors, write_arrays, write_vectors
+from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.search.packed import PackedVectors, Precision, quantise
 from mmrec.storage import file_hash, write_json
 
 VECTORS = np.random.default_rng(5).normal(size=(7, 6)).astype(np.float32)
@@ -25,6 +27,14 @@ class TestShape:
         np.testing.assert_array_equal(VectorFormat(dim=3, has_bias=True).shape(VECTORS), VECTORS[:, [0, 1, 2, 5]])
         np.testing.assert_array_equal(VectorFormat(dim=3).shape(VECTORS), VECTORS[:, :3])
         np.testing.assert_array_equal(VectorFormat(dim=5, has_bias=True).shape(VECTORS), VECTORS)
+
+    def test_cut_keeps_the_length_of_a_cosine(self) -> None:
+        vectors = np.array([[3, 4, 12, -7], [0, 0, 0, 7]], dtype=np.float32)
+        shaped = VectorFormat(dim=2, has_bias=True, keeps_length=True).shape(vectors)
+        np.testing.assert_allclose(shaped, [[7.8, 10.4, -7], [0, 0, 7]], rtol=1e-6)
+        assert VectorFormat(dim=2).lossy
+        assert VectorFormat(precision="float16").lossy
+        assert not VectorFormat(normalised=True, has_bias=True).lossy
 
     def test_unit_vectors_leave_the_bias_out(self) -> None:
         three_four = np.array([[3, 4, 99], [0, 0, 7]], dtype=np.float32)
@@ -58,16 +68,49 @@ class TestPrecision:
         assert values.tolist() == [[-127, 64, 0]]
         assert scales[0] == pytest.approx(0.02)
 
+    def test_a_bias_costs_the_content_no_step(self, tmp_path: Path) -> None:
+        given = np.hstack([VECTORS[:, :5], 100 * VECTORS[:, 5:]])
+        _, vectors = round_trip(tmp_path, "int8", given, has_bias=True)
+        np.testing.assert_array_equal(vectors[:, -1], given[:, -1])
+        step = np.abs(given[:, :-1]).max(axis=1, keepdims=True) / 127
+        assert (np.abs(vectors - given)[:, :-1] <= 0.5001 * step).all()
+        types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "items.parquet")}
+        assert types["vector_bias"] == types["scale"] == "float"
+
+    @pytest.mark.parametrize(("precision", "size"), [("float32", 24), ("float16", 12), ("int8", 5 + 4 + 4)])
+    def test_arrays_say_what_the_table_says(
+        self, tmp_path: Path, precision: Precision, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mmrec.inference.export._ROWS", 3)  # seven rows: two pieces and a short one
+        _, expected = round_trip(tmp_path, precision, VECTORS, has_bias=True)
+        assert pq.ParquetFile(tmp_path / "items.parquet").num_row_groups == 3
+        written = WrittenVectors(VECTORS, VectorFormat(precision=precision, has_bias=True))
+        write_arrays(tmp_path, written)
+        arrays = {p.name.split(".")[1]: np.load(p, mmap_mode="r") for p in tmp_path.glob("*.npy")}
+        packed = PackedVectors(**arrays)
+        rows = np.array([6, 0, 3])
+        for found in (packed, written):
+            assert found.shape == (7, 6)
+            np.testing.assert_array_equal(found[:], expected)
+            np.testing.assert_array_equal(found[2:5], expected[2:5])
+            np.testing.assert_array_equal(found[rows], expected[rows])
+        assert packed.bytes_per_vector == written.bytes_per_vector == size
+        assert written.bytes_per_vector * 7 == sum(array.nbytes for array in arrays.values())
+
     def test_integers_come_back_as_integers(self, tmp_path: Path) -> None:
-        write_vectors(tmp_path / "items.parquet", [7, 10**18], VECTORS[:2], id_column="item_id", precision="float32")
+        written = WrittenVectors(VECTORS[:2], VectorFormat())
+        write_vectors(tmp_path / "items.parquet", [7, 10**18], written, id_column="item_id")
         assert pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist() == [7, 10**18]
         assert read_vectors(tmp_path / "items.parquet", id_column="item_id")[0].tolist() == ["7", str(10**18)]
 
 
-def round_trip(folder: Path, precision: str, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def round_trip(
+    folder: Path, precision: Precision, vectors: np.ndarray, *, has_bias: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     path = folder / "items.parquet"
     ids = [f"0{n}" for n in range(len(vectors))]
-    write_vectors(path, ids, vectors, id_column="item_id", precision=precision, extra={"x": ids})  # type: ignore[arg-type]
+    written = WrittenVectors(vectors, VectorFormat(precision=precision, has_bias=has_bias))
+    write_vectors(path, ids, written, id_column="item_id", extra={"x": ids})
     return read_vectors(path, id_column="item_id")
 
 
@@ -75,9 +118,9 @@ class TestFolder:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         path = tmp_path / "items.parquet"
-        write_vectors(path, IDS, VECTORS, id_column="item_id", precision="float32", extra={"colour": ["red"] * 7})
         layout = VectorFormat(has_bias=True)
-        manifest = {"export_version": 1, "model_hash": "a" * 32, "format": vars(layout), "files": {}}
+        write_vectors(path, IDS, WrittenVectors(VECTORS, layout), id_column="item_id", extra={"colour": ["red"] * 7})
+        manifest = {"export_version": 2, "model_hash": "a" * 32, "format": vars(layout), "files": {}}
         write_json(tmp_path / "manifest.json", manifest | {"files": {"items.parquet": file_hash(path)}})
         return tmp_path
 
@@ -116,5 +159,5 @@ class TestFolder:
         with pytest.raises(ArtifactError, match="mmrec export"):
             VectorFolder.open(tmp_path / "nowhere")
         write_json(tmp_path / "manifest.json", {"schema_version": 1})
-        with pytest.raises(ArtifactError, match="export version 1, got None"):
+        with pytest.raises(ArtifactError, match="export version 2, got None.*Export again"):
             VectorFolder.open(tmp_path)

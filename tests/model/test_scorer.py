@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal
+
 import pytest
 import torch
 
 from mmrec.batch import UserStates
-from mmrec.model.scorer import DEFAULT_ACTION, Scorer
+from mmrec.model.scorer import DEFAULT_ACTION, Scorer, shorten
 
 ITEMS = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, -2.0]])
 STATES = torch.tensor([[0.6, 0.8], [2.0, 0.0]])
@@ -108,3 +111,27 @@ def test_trend_moves_the_bias_and_nothing_else() -> None:
     without = Scorer(dim=2, item_bias=False)
     without.trend_weight.fill_(0.5)
     assert torch.equal(without.with_trend(without.item_vectors(ITEMS), trends), without.item_vectors(ITEMS))
+
+
+class TestShorten:
+    @pytest.mark.parametrize("item_bias", [True, False])
+    @pytest.mark.parametrize("similarity", ["cosine", "dot"])
+    def test_is_what_a_scorer_of_that_width_makes(self, similarity: Literal["cosine", "dot"], item_bias: bool) -> None:
+        torch.manual_seed(0)
+        fused, states = torch.randn(5, 8), torch.randn(3, 8)
+        wide, narrow = (Scorer(dim=dim, similarity=similarity, item_bias=item_bias) for dim in (8, 3))
+        cut = partial(shorten, dim=3, has_bias=item_bias, keeps_length=similarity == "cosine")
+        for one, other in (
+            (cut(wide.item_vectors(fused)), narrow.item_vectors(fused[:, :3])),
+            (cut(wide.user_vectors(states)), narrow.user_vectors(states[:, :3])),
+        ):
+            torch.testing.assert_close(one, other)
+
+    def test_the_bias_is_never_cut_and_a_whole_vector_stays_as_it_is(self) -> None:
+        vectors = torch.tensor([[3.0, 4.0, 12.0, -7.0]])
+        short = shorten(vectors, 2, has_bias=True, keeps_length=True)
+        torch.testing.assert_close(short, torch.tensor([[3 * 13 / 5, 4 * 13 / 5, -7.0]]))
+        assert shorten(vectors, 2, has_bias=True, keeps_length=False).tolist() == [[3.0, 4.0, -7.0]]
+        assert shorten(vectors, 3, has_bias=True, keeps_length=True) is vectors
+        zero = shorten(torch.zeros(1, 4), 2, has_bias=True, keeps_length=True)
+        assert zero.tolist() == [[0.0, 0.0, 0.0]]
