@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -16,11 +17,13 @@ from mmrec.feed.items import ItemReader
 from mmrec.feed.loader import HistoryLoader
 from mmrec.feed.splits import Split
 from mmrec.model.recommender import RecommenderModel
+from mmrec.run_folder import RunFolder
 from mmrec.training.contract import TrainSettings
 from mmrec.training.loss import TrainingLoss
 from mmrec.training.nested_loss import NestedLoss
 from mmrec.training.optimizer import EncoderRate, build_adamw, parameter_groups
 from mmrec.training.ranks import ALONE, Ranks
+from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 
 def build_loader(
@@ -157,3 +160,20 @@ def build_settings(config: Config) -> TrainSettings:
         checkpoint_steps=train.checkpoint_steps,
         seed=train.seed,
     )
+
+
+def build_trackers(config: Config, run: RunFolder) -> list[Tracker]:
+    """Open the trackers of a configuration, metrics.jsonl always among them."""
+    flat = {"config": json.dumps(config.model_dump(mode="json"))}
+    trackers: list[Tracker] = [JsonLinesTracker(run.metrics)]
+    for name in config.train.trackers:
+        match name:
+            case "tensorboard":
+                trackers.append(TensorBoardTracker(run.path / "tensorboard"))
+            case "wandb":
+                trackers.append(WandbTracker(run.path / "wandb", project="mmrec", name=run.path.name, settings=flat))
+            case "mlflow":
+                trackers.append(
+                    MlflowTracker(run.path / "mlflow", experiment="mmrec", name=run.path.name, settings=flat)
+                )
+    return trackers

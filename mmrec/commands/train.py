@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from functools import partial
@@ -26,24 +25,18 @@ from mmrec.assembly import (
     split_fingerprint,
 )
 from mmrec.build import save_preprocessors
-from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings
+from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings, build_trackers
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.commands.profiling import COLLATION, OnProfile, profiled, watch_reader
+from mmrec.commands.validation import VALUE_LOSSES, Validation, check_metric, validation_cases
 from mmrec.config import Config, dump_config, load_config
 from mmrec.encoders.base import BlockEncoder
-from mmrec.errors import ArtifactError, ConfigError, near_names
-from mmrec.evaluation.calibration import calibrated_metrics
-from mmrec.evaluation.evaluate import validation_metrics
-from mmrec.evaluation.metrics import metric_names
-from mmrec.evaluation.settings import settings_of
+from mmrec.errors import ArtifactError, ConfigError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
 from mmrec.feed.trends import popularity_trends
-from mmrec.inference.encoding import ModelScorer, encode_catalogue
-from mmrec.model.gather import gather_plain
-from mmrec.model.item_encoder import ITEM_ID
 from mmrec.model.recommender import RecommenderModel
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
@@ -53,12 +46,8 @@ from mmrec.training.loop import train
 from mmrec.training.profiler import Profiler
 from mmrec.training.ranks import Ranks
 from mmrec.training.sharding import shard_blocks
-from mmrec.training.tracking import JsonLinesTracker, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 CALIBRATION_ITEMS = 512
-VALUE_LOSSES = frozenset({"bce", "mse"})
-"""Losses under which a score means a value, to which nothing may be added."""
-METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10", "hr@20", "ndcg@20")
 
 
 def train_run(
@@ -99,7 +88,7 @@ def train_run(
         notify, meter, on_profile = ignore, silent_meter, None
     run = RunFolder(out)
     split = check_settings(config, feed)
-    cases = _validation_cases(config, split)
+    cases = validation_cases(config, split)
     ids = training_ids(feed, split, trend_days=config.model.trend_days)
     if ranks.is_first:
         check_run(run, config, feed=feed, split=split, resume=resume)
@@ -156,8 +145,8 @@ def check_settings(config: Config, feed: Path) -> Split:
         ConfigError: no validation cases, an unknown metric, or an objective that the feed has no values for.
     """
     split = Split.load(feed, config.feed.split)
-    _validation_cases(config, split)
-    _check_metric(config.train.metric)
+    validation_cases(config, split)
+    check_metric(config.train.metric)
     _check_objective(config, Histories.load(feed))
     return split
 
@@ -269,45 +258,7 @@ def _train(
         first_seen=assembly.catalogue.first_seen,
         ranks=ranks,
     )
-    metrics = tuple(dict.fromkeys([config.train.metric, *METRICS]))
-
-    has_trend = bool(ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
-
-    def embed() -> torch.Tensor:
-        return _encode_shared(assembly, ranks)
-
-    def validate() -> Mapping[str, float]:
-        scorer = ModelScorer(
-            model,
-            embed(),
-            histories,
-            cases,
-            history_length=config.train.history_length,
-            device=assembly.device,
-            trends=torch.from_numpy(ids.trends) if has_trend else None,
-        )
-        first_seen = assembly.catalogue.first_seen
-        if config.objective.kind in VALUE_LOSSES:
-            headline = settings_of(split, cases, histories)[0]
-            found = validation_metrics(scorer, cases, histories, headline, first_seen=first_seen, names=metrics)
-        else:
-            found = calibrated_metrics(
-                scorer,
-                cases,
-                histories,
-                split,
-                set_bonus=model.scorer.repeat_bonus.fill_,
-                set_trend=model.scorer.trend_weight.fill_ if has_trend else None,
-                metric=config.train.metric,
-                names=metrics,
-                first_seen=first_seen,
-            )
-        # Ranks compute alike but not always in the same bits, and must not part ways over it.
-        ranks.agree(model.scorer.buffers())
-        found = dict(zip(found, ranks.agree_on(list(found.values())), strict=True))
-        notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
-        return found
-
+    validation = Validation(assembly, ids, split, cases, ranks, notify)
     needs_bank = config.objective.kind == "full_softmax"
     settings = build_settings(config)
     with meter("training steps") as advance:
@@ -323,8 +274,8 @@ def _train(
             settings=settings,
             folder=run.checkpoints,
             accelerator=accelerator,
-            validate=validate,
-            refresh_bank=(lambda: embed().to(assembly.device)) if needs_bank else None,
+            validate=validation,
+            refresh_bank=(lambda: validation.encode_catalogue().to(assembly.device)) if needs_bank else None,
             work=work,
             trackers=build_trackers(config, run) if ranks.is_first else (),
             base=bases,
@@ -345,41 +296,6 @@ def _shard_encoders(model: RecommenderModel, ranks: Ranks) -> None:
         shard_blocks(live, ranks)
 
 
-def _encode_shared(assembly: Assembly, ranks: Ranks) -> torch.Tensor:
-    """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it.
-
-    The stretches are equally long, for ranks that run sharded blocks must run them equally often: the last row is
-    encoded more than once where the numbers ask for it.
-    """
-    count = len(assembly.all_rows)
-    length = -(-count // ranks.count)
-    rows = np.minimum(np.arange(length) + ranks.rank * length, count - 1)
-    own = encode_catalogue(assembly.model, assembly.reader, rows, device=assembly.device, trend=False)
-    if ranks.count == 1:
-        return own
-    return gather_plain(own.to(assembly.device), [length] * ranks.count)[:count]
-
-
-def _validation_cases(config: Config, split: Split) -> Cases:
-    cases, limit = split.validation, config.train.validation_cases
-    if len(cases) == 0:
-        raise ConfigError(
-            "validation cases", got="none", where=f"split {split.name!r}", fix="Choose a split that has some."
-        )
-    if not limit or limit >= len(cases):
-        return cases
-    chosen = np.random.default_rng(config.train.seed).choice(len(cases), limit, replace=False)
-    return cases.take(np.sort(chosen))
-
-
-def _check_metric(name: str) -> None:
-    """Refuse a metric that validation does not measure, before any work."""
-    base, _, cutoff = name.partition("@")
-    known = metric_names()
-    if base not in {entry.partition("@")[0] for entry in known} or not cutoff.isdigit() or int(cutoff) < 1:
-        raise ConfigError("a metric and a cut-off", got=repr(name), where="train.metric", fix=near_names(name, known))
-
-
 def _check_objective(config: Config, histories: Histories) -> None:
     """Refuse an objective of values on a feed that has none, before any work."""
     if config.objective.kind in VALUE_LOSSES and histories.values is None:
@@ -389,20 +305,3 @@ def _check_objective(config: Config, histories: Histories) -> None:
             where=f"objective.kind: {config.objective.kind}",
             fix="Prepare the feed with a value column, or choose another objective.kind.",
         )
-
-
-def build_trackers(config: Config, run: RunFolder) -> list[Tracker]:
-    """Open the trackers of a configuration, metrics.jsonl always among them."""
-    flat = {"config": json.dumps(config.model_dump(mode="json"))}
-    trackers: list[Tracker] = [JsonLinesTracker(run.metrics)]
-    for name in config.train.trackers:
-        match name:
-            case "tensorboard":
-                trackers.append(TensorBoardTracker(run.path / "tensorboard"))
-            case "wandb":
-                trackers.append(WandbTracker(run.path / "wandb", project="mmrec", name=run.path.name, settings=flat))
-            case "mlflow":
-                trackers.append(
-                    MlflowTracker(run.path / "mlflow", experiment="mmrec", name=run.path.name, settings=flat)
-                )
-    return trackers

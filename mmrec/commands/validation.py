@@ -1,0 +1,130 @@
+"""What a training asks of its model after an epoch, and how it sees the whole catalogue meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmrec.assembly import Assembly, Notify
+from mmrec.config import Config
+from mmrec.errors import ConfigError, near_names
+from mmrec.evaluation.calibration import calibrated_metrics
+from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.evaluation.metrics import metric_names
+from mmrec.evaluation.settings import settings_of
+from mmrec.feed.ids import Ids
+from mmrec.feed.splits import Cases, Split
+from mmrec.inference.encoding import ModelScorer, encode_catalogue
+from mmrec.model.gather import gather_plain
+from mmrec.model.item_encoder import ITEM_ID
+from mmrec.training.ranks import Ranks
+
+VALUE_LOSSES = frozenset({"bce", "mse"})
+"""Losses under which a score means a value, to which nothing may be added."""
+METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10", "hr@20", "ndcg@20")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Ranks the whole catalogue for the validation cases, and chooses what only that can teach.
+
+    Args:
+        assembly: the model and its feed.
+        ids: the items' ids and trends.
+        split: whose cases they are.
+        cases: the questions.
+        ranks: the processes that train together; all of them must ask at once.
+        notify: told the metrics.
+    """
+
+    assembly: Assembly
+    ids: Ids
+    split: Split
+    cases: Cases
+    ranks: Ranks
+    notify: Notify
+
+    def __call__(self) -> Mapping[str, float]:
+        """Return the metrics by name, the same on all ranks."""
+        found = self._measure()
+        # Ranks compute alike but not always in the same bits, and must not part ways over it.
+        self.ranks.agree(self.assembly.model.scorer.buffers())
+        found = dict(zip(found, self.ranks.agree_on(list(found.values())), strict=True))
+        self.notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        return found
+
+    def encode_catalogue(self) -> Float[Tensor, "items width"]:
+        """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it.
+
+        The stretches are equally long, for ranks that run sharded blocks must run them equally often: the last row is
+        encoded more than once where the numbers ask for it.
+        """
+        count = len(self.assembly.all_rows)
+        length = -(-count // self.ranks.count)
+        rows = np.minimum(np.arange(length) + self.ranks.rank * length, count - 1)
+        own = encode_catalogue(
+            self.assembly.model, self.assembly.reader, rows, device=self.assembly.device, trend=False
+        )
+        if self.ranks.count == 1:
+            return own
+        return gather_plain(own.to(self.assembly.device), [length] * self.ranks.count)[:count]
+
+    def _measure(self) -> dict[str, float]:
+        assembly, split, cases = self.assembly, self.split, self.cases
+        config, model, histories = assembly.config, assembly.model, assembly.histories
+        names = tuple(dict.fromkeys([config.train.metric, *METRICS]))
+        first_seen = assembly.catalogue.first_seen
+        has_trend = bool(self.ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
+        scorer = ModelScorer(
+            model,
+            self.encode_catalogue(),
+            histories,
+            cases,
+            history_length=config.train.history_length,
+            device=assembly.device,
+            trends=torch.from_numpy(self.ids.trends) if has_trend else None,
+        )
+        if config.objective.kind in VALUE_LOSSES:
+            headline = settings_of(split, cases, histories)[0]
+            return validation_metrics(scorer, cases, histories, headline, first_seen=first_seen, names=names)
+        return calibrated_metrics(
+            scorer,
+            cases,
+            histories,
+            split,
+            set_bonus=model.scorer.repeat_bonus.fill_,
+            set_trend=model.scorer.trend_weight.fill_ if has_trend else None,
+            metric=config.train.metric,
+            names=names,
+            first_seen=first_seen,
+        )
+
+
+def validation_cases(config: Config, split: Split) -> Cases:
+    """Return the cases that a configuration asks for.
+
+    Raises:
+        ConfigError: the split has none.
+    """
+    cases, limit = split.validation, config.train.validation_cases
+    if len(cases) == 0:
+        raise ConfigError(
+            "validation cases", got="none", where=f"split {split.name!r}", fix="Choose a split that has some."
+        )
+    if not limit or limit >= len(cases):
+        return cases
+    chosen = np.random.default_rng(config.train.seed).choice(len(cases), limit, replace=False)
+    return cases.take(np.sort(chosen))
+
+
+def check_metric(name: str) -> None:
+    """Refuse a metric that validation does not measure, before any work."""
+    base, _, cutoff = name.partition("@")
+    known = metric_names()
+    if base not in {entry.partition("@")[0] for entry in known} or not cutoff.isdigit() or int(cutoff) < 1:
+        raise ConfigError("a metric and a cut-off", got=repr(name), where="train.metric", fix=near_names(name, known))
