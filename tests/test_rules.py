@@ -81,6 +81,7 @@ def test_only_build_reads_config_into_objects() -> None:
         "mmrec.cli",
         "mmrec.commands.train",
         "mmrec.commands.tune",
+        "mmrec.commands.validation",
         "mmrec.inference.recommender",
         "mmrec.tuning.folder",
         "mmrec.tuning.space",
