@@ -27,8 +27,13 @@ def thread_share(processes: int) -> dict[str, str]:
 
 
 def launched_rank() -> int:
-    """Return this process's number among those that a launcher (torchrun, accelerate) started; 0 without one."""
+    """Return this process's number among those that a launcher (torchrun) started; 0 without one."""
     return int(os.environ.get("RANK", "0"))
+
+
+def launched_processes() -> int:
+    """Return how many processes a launcher (torchrun) started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def keep_freed_memory() -> None:

@@ -64,7 +64,7 @@ def train_run(
 ) -> dict[str, object]:
     """Train a recommender and return a summary of the run.
 
-    Started by a launcher (torchrun, accelerate launch) in several processes, these train one model together; the first
+    Started by a launcher (torchrun) in several processes, these train one model together; the first
     writes the run and tells of it.
 
     Args:

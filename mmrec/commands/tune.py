@@ -18,7 +18,7 @@ from mmrec.commands.tune_trials import run_trials
 from mmrec.config import Config
 from mmrec.errors import ArtifactError, ConfigError
 from mmrec.feed.catalogue import Catalogue
-from mmrec.process import thread_share
+from mmrec.process import launched_processes, thread_share
 from mmrec.tuning.folder import Plan, TuneFolder
 from mmrec.tuning.results import TrialRecord, TuneResult, cell, short_names, shortened
 from mmrec.tuning.space import own_values, parse_space, read_space
@@ -65,6 +65,13 @@ def tune_run(
     """
     entries = read_space(space, config)
     where = choose_device(device)
+    if launched_processes() > 1:
+        raise ConfigError(
+            "one process that starts its own workers",
+            got=f"{launched_processes()} under a launcher",
+            where="mmrec tune",
+            fix="Start it without torchrun, with --workers.",
+        )
     split = check_settings(config, feed)
     folder = TuneFolder(out)
     with folder.alone() as lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import torch
@@ -10,6 +9,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import patch_environment
 
 from mmrec.errors import ConfigError
+from mmrec.process import launched_processes
 
 
 def open_accelerator(device: torch.device) -> Accelerator:
@@ -27,10 +27,10 @@ def open_accelerator(device: torch.device) -> Accelerator:
         # A process may have to wait for another that encodes a whole catalogue; one that dies is its launcher's affair.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
         return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patience])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_processes() > 1:
         raise ConfigError(
             "one process on one card",
-            got=f"{os.environ['WORLD_SIZE']} processes on {device}",
+            got=f"{launched_processes()} processes on {device}",
             where="--device",
             fix="Leave --device out: a launcher gives each process a card of its own.",
         )

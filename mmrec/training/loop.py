@@ -248,6 +248,13 @@ class _Training:
         state, settings = self.progress, self.settings
         if self.work is not None:
             self.work.count(batch)
+        if self.ranks.count > 1 and (batch.share is None or len(batch.share.sizes) != self.ranks.count):
+            raise ConfigError(
+                f"batches shared out among {self.ranks.count} processes",
+                got="whole ones" if batch.share is None else f"among {len(batch.share.sizes)}",
+                where="the loader",
+                fix="Give it this process's rank and their number, or start one process.",
+            )
         if batch.num_targets == 0 or not self._accumulate(batch):
             state.skipped_batches += 1
         state.batch += 1

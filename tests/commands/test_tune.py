@@ -406,6 +406,11 @@ class TestRefused:
 
 
 class TestWorkers:
+    def test_are_not_those_of_a_launcher(self, tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match=r"its own workers, got 2 under a launcher.*--workers"):
+            tuning(1)
+
     def test_share_the_trials_and_stop_together(self, tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
 

@@ -76,3 +76,10 @@ def test_a_second_card_in_one_process_is_refused(cards: list[torch.device]) -> N
 def test_a_card_that_is_not_there(cards: list[torch.device]) -> None:
     with pytest.raises(ConfigError, match=r"auto, cpu, cuda:0, cuda:1, cuda:2.*got 'cuda:3'"):
         choose_device("cuda:3")
+
+
+def test_one_card_is_not_for_several_processes(cards: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"one process on one card, got 4 processes on cuda:1.*a card of its own"):
+        open_accelerator(choose_device("cuda:1"))
+    assert cards == []

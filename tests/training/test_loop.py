@@ -18,6 +18,7 @@ from mmrec.training.checkpoint import best_checkpoint, checkpoints, read_checkpo
 from mmrec.training.contract import StepReport, TrainResult, TrainSettings
 from mmrec.training.loop import train
 from mmrec.training.loss import LossTerms
+from mmrec.training.ranks import Ranks
 from mmrec.training.snapshot import load_model_tensors, model_tensors
 from tests.training.tiny import ITEMS, TinyLoader, TinyTraining, make_batch, settings, tiny_loss
 
@@ -253,6 +254,25 @@ def test_batches_without_targets_are_skipped_and_counted(tmp_path: Path) -> None
     other = TinyTraining(tmp_path / "nothing")
     other.loader = TinyLoader((0, 0))
     assert math.isnan(run(other, settings(epochs=1), resume=True).history[0]["loss"])
+
+
+class TwoAtLeast(Ranks):
+    """One of two processes, as far as it says; nothing is sent."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def agree(self, tensors: object) -> None:
+        return
+
+    def collect(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        return [dict(tensors)]
+
+
+def test_whole_batches_are_not_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "of", lambda accelerator: TwoAtLeast(rank=0, count=2))
+    with pytest.raises(ConfigError, match=r"shared out among 2 processes, got whole ones.*rank"):
+        run(TinyTraining(tmp_path), settings())
 
 
 def test_loss_that_is_not_finite_names_step_and_terms(tmp_path: Path) -> None:
