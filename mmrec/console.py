@@ -21,6 +21,9 @@ from mmrec.errors import MmrecError
 
 FAILED: Final = 1
 STOPPED: Final = 130
+STOPPED_MESSAGE: Final = (
+    "stopped; what was finished is kept, the same command goes on with it (mmrec train: with --resume)"
+)
 PATIENCE_SECONDS: Final = 1.0
 PLAIN_WIDTH: Final = 140
 
@@ -42,8 +45,11 @@ def run_app(app: Callable[..., object], *, name: str) -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         _fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Inside a command typer turns Ctrl-C into this exit code and says nothing.
+        if isinstance(ended, SystemExit) and ended.code != STOPPED:
+            raise
+        sys.stderr.write(f"{STOPPED_MESSAGE}\n")
         sys.exit(STOPPED)
 
 

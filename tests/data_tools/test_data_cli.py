@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from data_tools import cli
@@ -177,7 +178,9 @@ def test_shown_defaults_are_those_of_the_work() -> None:
     assert [kind.value for kind in cli.Kind] == list(KINDS)
 
 
-def test_run_app_turns_only_mendable_errors_into_messages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_app_turns_only_mendable_errors_into_messages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def mendable(*, prog_name: str) -> None:
         raise FeedError("apples", got="pears", fix="Pick apples.")
 
@@ -190,10 +193,19 @@ def test_run_app_turns_only_mendable_errors_into_messages(capsys: pytest.Capture
     def broken(*, prog_name: str) -> None:
         raise KeyError("a fault of the program")
 
+    inside = typer.Typer()
+
+    @inside.command()
+    def stopped_inside() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+
     for app, code, words in (
         (mendable, 1, "expected apples, got pears. Pick"),
         (full, 1, "No space"),
-        (stopped, 130, ""),
+        (stopped, 130, "what was finished is kept"),
+        (inside, 130, "what was finished is kept"),
     ):
         with pytest.raises(SystemExit) as left:
             console.run_app(app, name="x")
