@@ -108,7 +108,7 @@ class PictureFinder:
     def _is_inside(self, path: Path) -> bool:
         """Whether a path, links followed, lies inside a root."""
         folder, name = os.path.split(path)
-        is_plain = name not in ("", os.curdir, os.pardir) and "\0" not in name and not os.path.islink(path)
+        is_plain = name not in ("", os.curdir, os.pardir) and "\0" not in name and not path.is_symlink()
         return (is_plain and self._holds(folder)) or self._leads_inside(str(path))
 
     def _leads_inside(self, path: str) -> bool:

@@ -55,7 +55,7 @@ class DecodeSettings:
     side: int
     max_pixels: int
     workers: int
-    block_size: int = 256
+    block_size: int = 64
 
 
 @dataclass

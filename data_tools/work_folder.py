@@ -74,7 +74,7 @@ def tree_hash(roots: tuple[Path, ...], *, skip: Path, tables: frozenset[str]) ->
     """
     total = 0
     for number, root in enumerate(roots):
-        above = len(os.path.join(root, ""))
+        above = len(str(root).rstrip("/")) + 1
         for entry in _files(root, skip):
             try:
                 status = entry.stat()

@@ -284,7 +284,8 @@ def of_every_kind() -> dict[str, bytes]:
 def test_shrinking_before_copying_changes_no_pixel(kind: str, data: bytes, side: int) -> None:
     picture = load_picture(data, side=side)
     assert np.array_equal(picture, fit_within(decode_picture(data, target_side=side), side))
-    assert picture.flags.owndata and picture.flags.writeable
+    assert picture.flags.owndata
+    assert picture.flags.writeable
     assert max(picture.shape) == min(side, 90)
     assert (picture.shape[0] > picture.shape[1]) == (kind[-1] in "5678")
 
