@@ -1,7 +1,7 @@
-"""Blocks of decoded pictures on disk, as a worker process leaves them.
+"""Blocks of decoded pictures on disk.
 
-A block is two files: ``<index>.pixels``, pictures end to end, and ``<index>.json``, written last, so that its presence
-means that the block is whole.
+A worker process leaves ``<index>.pixels``, pictures end to end, which is not flushed and does not outlive the run.
+Once its pictures are safe in ``images.bin``, the parent writes ``<index>.json``, whose presence means that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from mmrec.preprocessing.pictures import PictureError, load_picture
-from mmrec.storage import atomic_file, content_hash, read_json, write_json
+from mmrec.storage import content_hash, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,20 @@ class BlockFiles:
         """What became of every picture of the block."""
         return self.folder / f"{self.index:08d}.json"
 
+    def write(self, pictures: Sequence[Decoded]) -> None:
+        """Record what became of every picture, atomically."""
+        write_json(self.about, {"pictures": [_entry(picture) for picture in pictures]})
+
     def read(self) -> list[Decoded]:
         """Read what became of every picture."""
         entries = cast("list[dict[str, str | int]]", read_json(self.about)["pictures"])
         return [_decoded(entry) for entry in entries]
+
+
+def _entry(picture: Decoded) -> dict[str, str | int]:
+    if picture.reason:
+        return {"reason": picture.reason, "message": picture.message}
+    return {"hash": picture.hash, "height": picture.height, "width": picture.width}
 
 
 def _decoded(entry: dict[str, str | int]) -> Decoded:
@@ -79,19 +89,19 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def decode_block(files: BlockFiles, sources: Sequence[Path | bytes], *, side: int, max_pixels: int) -> None:
-    """Decode pictures one after the other and write them as one block."""
-    entries: list[dict[str, str | int]] = []
-    with atomic_file(files.pixels) as partial, partial.open("wb") as file:
+def decode_block(path: Path, sources: Sequence[Path | bytes], *, side: int, max_pixels: int) -> list[Decoded]:
+    """Decode pictures one after the other, write their pixels to ``path``, return what became of each."""
+    found: list[Decoded] = []
+    with path.open("wb") as file:
         for source in sources:
             try:
                 picture = load_picture(source, side=side, max_pixels=max_pixels)
             except PictureError as error:
                 # the message must not depend on where the feed lies, hence no path
-                entries.append({"reason": error.reason, "message": f"expected {error.expected}, got {error.got}"})
+                found.append(Decoded(reason=error.reason, message=f"expected {error.expected}, got {error.got}"))
                 continue
             height, width, _ = picture.shape
-            pixels = picture.tobytes()
-            entries.append({"hash": content_hash(f"{height}x{width}", pixels), "height": height, "width": width})
+            pixels = picture.data
+            found.append(Decoded(content_hash(f"{height}x{width}", pixels), height, width))
             file.write(pixels)
-    write_json(files.about, {"pictures": entries})
+    return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,8 @@ IMAGES: Final = "images"
 _SUPPORTED: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 _OTHERS: Final = (".tif", ".tiff", ".heic", ".jp2", ".jxl", ".svg", ".ico", ".psd")  # found, so that they are reported
 _SUFFIXES: Final = (*_SUPPORTED, *(suffix.upper() for suffix in _SUPPORTED), *_OTHERS)
+_FOLDERS: Final = 4096
+"""Folders of pictures whose whereabouts are remembered at a time."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class PictureFinder:
         message = "expected a picture file, got no file of this name"
         for path in paths:
             try:
-                inside = any(path.resolve().is_relative_to(root) for root in self._roots)
+                inside = self._is_inside(path)
                 if inside and path.exists():
                     return PictureRef(item, row, label, path)
             except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL in the name, loop of links
@@ -97,6 +99,21 @@ class PictureFinder:
                     "expected a file inside the feed, got a path or link that leaves it; name a folder with --images"
                 )
         return PictureRef(item, row, label, None, reason, message)
+
+    @cached_property
+    def _holds(self) -> Callable[[str], bool]:
+        """Whether a folder lies inside a root: following its links for every picture in it would be the finder's work."""
+        return lru_cache(maxsize=_FOLDERS)(self._leads_inside)
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a path, links followed, lies inside a root."""
+        folder, name = os.path.split(path)
+        is_plain = name not in ("", os.curdir, os.pardir) and "\0" not in name and not path.is_symlink()
+        return (is_plain and self._holds(folder)) or self._leads_inside(str(path))
+
+    def _leads_inside(self, path: str) -> bool:
+        real = Path(path).resolve()
+        return any(real.is_relative_to(root) for root in self._roots)
 
 
 def image_values(column: pa.ChunkedArray, *, split: bool) -> list[list[str | bytes]]:

@@ -1,8 +1,8 @@
 """All pictures of a feed into one file, each distinct one once: decoded by all cores, merged in order, resumable.
 
-Workers leave blocks in the work folder; the parent appends the distinct pictures of each block, in order, to
-``images.bin``, flushes it and only then removes the block's pixels.  What is on disk therefore always says how far
-the work had come.
+Workers leave the pixels of blocks in the work folder; the parent appends the distinct pictures of each block, in
+order, to ``images.bin``, flushes it and only then records the block as done.  What is on disk therefore always says
+how far the work had come, and a worker never waits for the disk.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class DecodeSettings:
     side: int
     max_pixels: int
     workers: int
-    block_size: int = 256
+    block_size: int = 64
 
 
 @dataclass
@@ -128,28 +128,24 @@ class PictureStore:
         """Decode a block here or in a worker, unless an earlier run has done it."""
         if files.about.exists():
             self.reused_blocks += 1
-            return _Waiting(files, refs)
+            return _Waiting(files, refs, files.read(), is_merged=True)
         sources = [ref.source for ref in refs if ref.source is not None]
         side, max_pixels = self.settings.side, self.settings.max_pixels
         if pool is None:
-            decode_block(files, sources, side=side, max_pixels=max_pixels)
-            return _Waiting(files, refs)
+            return _Waiting(files, refs, decode_block(files.pixels, sources, side=side, max_pixels=max_pixels))
         try:
-            return _Waiting(files, refs, pool.submit(decode_block, files, sources, side=side, max_pixels=max_pixels))
+            future = pool.submit(decode_block, files.pixels, sources, side=side, max_pixels=max_pixels)
         except BrokenProcessPool as error:
             raise _dead_worker(refs) from error
+        return _Waiting(files, refs, future)
 
     def _finish(self, waiting: _Waiting, pixels: BinaryIO, quarantine: Quarantine) -> None:
         """Wait for a block, append what is new in it, record what became of every picture."""
-        if waiting.future is not None:
-            try:
-                waiting.future.result()
-            except BrokenProcessPool as error:
-                raise _dead_worker(waiting.refs) from error
-        decoded = waiting.files.read()
+        decoded = waiting.result()
         new = self._merge(decoded)
-        if waiting.files.pixels.exists():
+        if not waiting.is_merged:
             _append(waiting.files.pixels, pixels, decoded, new)
+            waiting.files.write(decoded)
             waiting.files.pixels.unlink()
         self._record(waiting.refs, decoded, quarantine)
 
@@ -184,7 +180,17 @@ class _Waiting:
 
     files: BlockFiles
     refs: list[PictureRef]
-    future: Future[None] | None = None
+    decoded: list[Decoded] | Future[list[Decoded]]
+    is_merged: bool = False
+
+    def result(self) -> list[Decoded]:
+        """Wait for the block if need be; return what became of its pictures."""
+        if isinstance(self.decoded, list):
+            return self.decoded
+        try:
+            return self.decoded.result()
+        except BrokenProcessPool as error:
+            raise _dead_worker(self.refs) from error
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -230,17 +236,16 @@ def _recover(work: Path) -> None:
     """Bring the work folder of a killed run to the end of the last block that was wholly merged."""
     pixels = work / PIXELS
     available = pixels.stat().st_size if pixels.exists() else 0
-    for partial in work.glob(f"*{PARTIAL}-*"):
-        partial.unlink()
+    for left in (*work.glob(f"*{PARTIAL}-*"), *work.glob("*.pixels")):
+        left.unlink()
     seen: set[str] = set()
     size = 0
     intact = True
-    for about in sorted(work.glob("[0-9]*.json")):
-        files = BlockFiles(work, int(about.stem))
-        if files.pixels.exists():
-            intact = False
-            continue
-        fresh = {picture.hash: picture.size for picture in files.read() if picture.hash not in seen}
+    for index, about in enumerate(sorted(work.glob("[0-9]*.json"))):
+        files = BlockFiles(work, index)
+        intact = intact and about == files.about
+        pictures = files.read() if intact else []
+        fresh = {picture.hash: picture.size for picture in pictures if picture.hash not in seen}
         intact = intact and size + sum(fresh.values()) <= available
         if not intact:
             about.unlink()

@@ -85,7 +85,7 @@ class PrepareOptions:
     keep_empty: bool = False
     on_duplicate: OnDuplicate = "error"
     workers: int | None = None
-    block_size: int = 256
+    block_size: int = 64
     split: SplitPlan | None = SplitPlan()
 
     def __post_init__(self) -> None:

@@ -74,12 +74,13 @@ def tree_hash(roots: tuple[Path, ...], *, skip: Path, tables: frozenset[str]) ->
     """
     total = 0
     for number, root in enumerate(roots):
+        above = len(str(root).rstrip("/")) + 1
         for entry in _files(root, skip):
             try:
                 status = entry.stat()
             except OSError:  # a link to nowhere
                 continue
-            name = os.path.relpath(entry.path, root)
+            name = entry.path[above:]
             if name in tables:  # known by their content
                 continue
             mark = content_hash(f"{number} {status.st_size} {status.st_mtime_ns}", os.fsencode(name))
@@ -91,7 +92,7 @@ def _files(root: Path, skip: Path) -> Iterator[os.DirEntry[str]]:
     """Yield all files below a folder, but for the prepared feed (and its partial folders) should it lie inside."""
     if not root.is_dir():
         return
-    waiting = [root]
+    waiting = [str(root)]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -99,7 +100,7 @@ def _files(root: Path, skip: Path) -> Iterator[os.DirEntry[str]]:
                 if own and Path(entry.path).parent.resolve() == skip.parent.resolve():
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
+                    waiting.append(entry.path)
                 else:
                     yield entry
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +31,7 @@ MOST_ROUNDS = 3
 """A turn of twenty thousand pictures takes minutes."""
 LEAST_SPEED = 0.9
 MOST_GROWTH = 1.1
+AT_ONCE = "bare at once"
 CODE = """
 import sys, time
 from pathlib import Path
@@ -108,8 +111,24 @@ def run_prepare(feed: Path, out: Path, *, workers: int) -> Prepared:
     return Prepared(int(distinct), float(seconds), found.peak_mb)
 
 
+def decode_at_once(paths: list[Path], *, processes: int) -> None:
+    """Decode pictures in as many bare loops at once, each with its share: what the machine has to give."""
+    with get_context("fork").Pool(processes) as pool:
+        pool.map(partial(decode_all, side=SIDE), [paths[start::processes] for start in range(processes)], chunksize=1)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def prepare(*, size: str, device: str, rounds: int, count: int | None = None) -> Iterator[Row]:
     """Time one worker and one for every core over a bare loop, then compare the memory of N / 4 and N pictures.
+
+    Where others use the machine, or its cores share what they have, as many bare loops at once are not as fast a core
+    as one either; how fast they are is said beside the figure.
 
     Args:
         size: small, cpu or gpu.
@@ -124,17 +143,17 @@ def prepare(*, size: str, device: str, rounds: int, count: int | None = None) ->
         paths = write_feed(root / "feed", count)
         megabytes = sum(path.stat().st_size for path in paths) / 1e6
         workers = {"one worker": 1, "every core": cores}
-        seconds: dict[str, list[float]] = {"bare": [], **{who: [] for who in workers}}
+        seconds: dict[str, list[float]] = {side: [] for side in ("bare", *workers, AT_ONCE)}
         distinct = 0
         for turn in range(min(rounds, MOST_ROUNDS)):
-            for who in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
-                if who == "bare":
-                    start = time.perf_counter()
-                    decode_all(paths, side=SIDE)
-                    seconds[who].append(time.perf_counter() - start)
+            for side in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
+                if side == "bare":
+                    seconds[side].append(timed(lambda: decode_all(paths, side=SIDE)))
+                elif side == AT_ONCE:
+                    seconds[side].append(timed(lambda: decode_at_once(paths, processes=cores)))
                 else:
-                    done = run_prepare(root / "feed", root / "out", workers=workers[who])
-                    seconds[who].append(done.seconds)
+                    done = run_prepare(root / "feed", root / "out", workers=workers[side])
+                    seconds[side].append(done.seconds)
                     distinct = done.distinct
         yield Row("prepare", "distinct pictures kept, of all", (distinct / count,), target=1.0, unit="share")
         for who, number in workers.items():
@@ -146,6 +165,11 @@ def prepare(*, size: str, device: str, rounds: int, count: int | None = None) ->
                 details={f"{side} s": min(values) for side, values in seconds.items()}
                 | {"MB a JPEG": megabytes / count},
             )
+        yield Row(
+            "prepare",
+            f"pictures a second and core of {cores} bare loops at once over one alone: what the machine has to give",
+            tuple(ratio / cores for ratio in ratios(seconds["bare"], seconds[AT_ONCE])),
+        )
         yield _memory(root, paths, workers=cores, size=size)
 
 

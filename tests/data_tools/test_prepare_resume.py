@@ -111,6 +111,19 @@ def test_pictures_that_did_not_reach_the_disk_are_decoded_again(feed: Path, tmp_
         assert same_files(out, tmp_path / "whole")
 
 
+@pytest.mark.parametrize("lost", range(4))
+def test_blocks_after_a_lost_record_are_decoded_again(feed: Path, tmp_path: Path, lost: int) -> None:
+    """Whatever a loss of power leaves: records are taken up to the first gap, pixels of blocks never."""
+    out = tmp_path / "out"
+    prepare(feed, tmp_path / "whole", options=OPTIONS)
+    stop_after(4, feed, out)
+    (work,) = (path for path in out.with_name("out.work").iterdir() if path.is_dir())
+    (work / f"{lost:08d}.json").unlink()
+    (work / "00000004.pixels").write_bytes(b"cut")
+    assert prepare(feed, out, options=OPTIONS).reused_blocks == lost
+    assert same_files(out, tmp_path / "whole")
+
+
 def test_a_changed_picture_or_side_starts_anew(feed: Path, tmp_path: Path) -> None:
     stop_after(3, feed, tmp_path / "out")
     assert prepare(feed, tmp_path / "out", options=replace(OPTIONS, image_side=8)).reused_blocks == 0

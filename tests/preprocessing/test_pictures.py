@@ -256,6 +256,40 @@ def test_reduced_jpeg_decoding_gives_nearly_the_same_picture() -> None:
     assert np.abs(direct.astype(int) - whole.astype(int)).max() <= 3
 
 
+def of_every_kind() -> dict[str, bytes]:
+    """Return pictures that take different ways through the decoder, 90 wide and 50 high."""
+    generator = np.random.default_rng(2)
+    colours = generator.integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    image = Image.fromarray(colours)
+    layer = Image.fromarray(np.dstack([colours, generator.integers(0, 256, (50, 90), dtype=np.uint8)]))
+    deep = Image.fromarray(generator.integers(0, 65_536, (50, 90), dtype=np.uint16))
+    kinds = {kind: encode(image, kind) for kind in FORMATS}
+    for orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        kinds[f"turned {orientation}"] = encode(image, "JPEG", exif=exif)
+    return kinds | {
+        "grey": encode(image.convert("L"), "JPEG"),
+        "CMYK": encode(image.convert("CMYK"), "JPEG"),
+        "palette": encode(image.quantize(16)),
+        "layer": encode(layer),
+        "transparent colour": encode(image, transparency=tuple(int(value) for value in colours[0, 0])),
+        "16 bits": encode(deep),
+        "1 bit": encode(image.convert("1")),
+    }
+
+
+@pytest.mark.parametrize("side", [7, 22, 45, 89, 90, 200])
+@pytest.mark.parametrize(("kind", "data"), of_every_kind().items())
+def test_shrinking_before_copying_changes_no_pixel(kind: str, data: bytes, side: int) -> None:
+    picture = load_picture(data, side=side)
+    assert np.array_equal(picture, fit_within(decode_picture(data, target_side=side), side))
+    assert picture.flags.owndata
+    assert picture.flags.writeable
+    assert max(picture.shape) == min(side, 90)
+    assert (picture.shape[0] > picture.shape[1]) == (kind[-1] in "5678")
+
+
 def test_file_and_bytes_give_the_same_picture(tmp_path: Path) -> None:
     data = encode(quadrants(), "JPEG")
     (tmp_path / "p.jpg").write_bytes(data)

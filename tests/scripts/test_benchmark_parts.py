@@ -171,7 +171,9 @@ class TestPrepare:
     def test_rows(self) -> None:
         rows = whole(list(prepare(size="small", device="cpu", rounds=1, count=8)), "prepare")
         assert rows[0].values == (1.0,)
-        assert len(rows) == 4
+        assert len(rows) == 5
+        assert [row.target for row in rows[1:4]] == [None] * 3
+        assert all("bare at once s" in row.details for row in rows[1:3])
         assert all(megabytes > 10 for megabytes in rows[-1].details.values())
 
 
