@@ -69,13 +69,12 @@ class EngineChoice:
         """Return what encodes the catalogue's rows; None where this process does."""
         if self.is_local:
             return None
-        from mmrec.inference.ray_engine import RayBlocks, has_gpu
+        from mmrec.inference.ray_engine import RayBlocks
 
-        on_gpu = device.startswith("cuda") or (device == "auto" and has_gpu())
         return BlockRun(
             recommender,
             self.place(out),
-            RayBlocks(self.workers, on_gpu),
-            device="cuda" if on_gpu else "cpu" if device == "auto" else device,
+            RayBlocks(self.workers, device),
+            device="cuda" if device.startswith("cuda") else device,
             block_items=self.block_items or BLOCK_ITEMS,
         )

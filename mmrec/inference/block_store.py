@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 BLOCKS_VERSION = 1
 AGAIN = "Run the same command again: blocks that are whole are kept."
 _NAME = re.compile(r"items-(\d{8})-([0-9a-f]{32})\.parquet")
+_ATTEMPTS = "attempts-"
 _FOLDER = re.compile(r"[0-9a-f]{32}")
 
 
@@ -95,6 +96,17 @@ class BlockStore:
         data = self.read(name)
         return None if data is None else Block(number, name, rows, bytes_hash(data))
 
+    def attempt(self, number: int, session: str) -> int:
+        """Note that a worker begins a block, and return how often one did in this session, this time included."""
+        system, root = self._open()
+        folder = posixpath.join(root, f"{_ATTEMPTS}{session}")
+        system.makedirs(folder, exist_ok=True)
+        which = 1
+        while system.exists(posixpath.join(folder, f"{number:08}-{which}")):
+            which += 1
+        system.pipe_file(posixpath.join(folder, f"{number:08}-{which}"), b"")
+        return which
+
     def write_manifest(self, blocks: Sequence[Block], about: Mapping[str, object]) -> None:
         """List the blocks, and delete what attempts left that the list does not name."""
         listed = [asdict(block) for block in sorted(blocks, key=lambda block: block.number)]
@@ -103,8 +115,8 @@ class BlockStore:
         system, root = self._open()
         kept = {block.file for block in blocks}
         for name in self._names():
-            if name not in kept and (PARTIAL in name or _NAME.fullmatch(name)):
-                system.rm_file(posixpath.join(root, name))
+            if name not in kept and (PARTIAL in name or name.startswith(_ATTEMPTS) or _NAME.fullmatch(name)):
+                system.rm(posixpath.join(root, name), recursive=True)
 
     def listed(self) -> list[Block]:
         """Return the blocks that the manifest lists, in their order.

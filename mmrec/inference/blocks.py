@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ from mmrec.storage import content_hash
 
 BLOCK_ITEMS = 8192
 """Items of a block: 4 MB of vectors of 129 numbers, and some minutes of a core's work at most."""
+ATTEMPTS = 4
+"""Workers that may die of a block before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class BlockEncoder:
         device: where to compute.
         catalogue_hash: what run and feed must come to.
         store: where blocks go.
+        session: this run of the command; attempts are counted in it.
     """
 
     run: str
@@ -77,19 +81,27 @@ class BlockEncoder:
     device: str
     catalogue_hash: str
     store: BlockStore
+    session: str
     _loaded: Recommender | None = field(default=None, init=False, repr=False)
 
     def __call__(self, task: BlockTask) -> BlockDone:
         """Make a block, unless it is there and whole.
 
         Raises:
-            ArtifactError: run and feed are not those that the export was asked of.
+            ArtifactError: run and feed are not those that the export was asked of, or too many workers died of the block.
         """
         worker = f"{socket.gethostname()}:{os.getpid()}"
         for name in task.found:
             block = self.store.whole(task.number, len(task.rows), name)
             if block is not None:
                 return BlockDone(block, encoded=False, worker=worker)
+        if self.store.attempt(task.number, self.session) > ATTEMPTS:
+            raise ArtifactError(
+                f"a worker that lives through block {task.number}",
+                got=f"{ATTEMPTS} that died of it",
+                where=self.store.folder,
+                fix="Run the same command again with fewer --workers, each of which has more memory: whole blocks are kept.",
+            )
         block = self.store.write(task.number, len(task.rows), self._encode(task.rows))
         return BlockDone(block, encoded=True, worker=worker)
 
@@ -176,6 +188,7 @@ class BlockRun:
             device=self.device,
             catalogue_hash=self.recommender.catalogue_hash,
             store=store,
+            session=uuid.uuid4().hex,
         )
         blocks: dict[int, Block] = {}
         for done in self.run_blocks(encoder, tasks):

@@ -1,12 +1,16 @@
 """Ray Data as the engine that encodes blocks: actors that load the run once, on this machine or on a cluster.
 
-Where a worker dies, Ray starts it again and gives it the blocks it had not handed back; nobody else's are touched.
+Where a worker dies, Ray starts it again and gives it the blocks it had not handed back; nobody else's are touched.  Ray
+does so without end; who ends it is :class:`~mmrec.inference.blocks.BlockEncoder`, which counts.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,12 +23,9 @@ from mmrec.inference.blocks import BlockDone, BlockTask, EncodeBlock
 try:
     import ray
     import ray.data
-    from ray.exceptions import RayActorError
 except ImportError as error:
     raise MissingExtraError("ray", "ray") from error
 
-ATTEMPTS = 3
-"""How often a block is given to a worker again after one died of it."""
 _TASK = pa.schema({"number": pa.int64(), "rows": pa.list_(pa.int64()), "found": pa.list_(pa.string())})
 _DONE = pa.schema(
     {name: pa.string() for name in ("file", "hash", "worker", "expected", "got", "where", "fix")}
@@ -39,60 +40,59 @@ class RayBlocks:
     A cluster that Ray finds (``RAY_ADDRESS``, or one started on this machine) is used, otherwise one is started here.
 
     Args:
-        workers: actors at most; None takes one a GPU of the cluster, or one a core where it has none.
-        on_gpu: whether each takes a GPU.
+        workers: actors at most; None takes one a GPU of the cluster, or one a core where none is used.
+        device: cuda gives each a GPU, auto where the cluster has one.
     """
 
     workers: int | None = None
-    on_gpu: bool = False
+    device: str = "auto"
 
     def __call__(self, encode: EncodeBlock, tasks: Sequence[BlockTask]) -> Iterator[BlockDone]:
         """Yield blocks as they are done.
 
         Raises:
-            ArtifactError: a block that a worker could not make, or under which workers died again and again.
+            ArtifactError: a block that a worker could not make.
         """
-        start_ray()
-        most = self.workers or int(ray.cluster_resources().get("GPU" if self.on_gpu else "CPU", 1)) or 1
-        most = min(most, len(tasks))
-        rows = [pa.table([[task.number], [task.rows], [list(task.found)]], schema=_TASK) for task in tasks]
-        done = ray.data.from_arrow(rows).map_batches(
+        with _session():
+            for row in self._dataset(encode, tasks).iter_rows():
+                yield _from_row(row)
+
+    def _dataset(self, encode: EncodeBlock, tasks: Sequence[BlockTask]) -> ray.data.Dataset:
+        """Return rows of blocks that are done, to be iterated over: a table a task, so that each is tried by itself."""
+        there = ray.cluster_resources()
+        on_gpu = self.device.startswith("cuda") or (self.device == "auto" and there.get("GPU", 0) >= 1)
+        most = min(len(tasks), self.workers or max(1, int(there.get("GPU" if on_gpu else "CPU", 1))))
+        tables = [pa.table([[task.number], [task.rows], [list(task.found)]], schema=_TASK) for task in tasks]
+        return ray.data.from_arrow(tables).map_batches(
             _Worker,
             fn_constructor_args=[encode],
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             num_cpus=1,
-            num_gpus=1 if self.on_gpu else None,
-            max_restarts=-1,
-            max_task_retries=ATTEMPTS,
+            num_gpus=1 if on_gpu else None,
         )
+
+
+@contextmanager
+def _session() -> Iterator[None]:
+    """Join the cluster that there is, or start one on this machine; leave it afterwards, unless we were part of it.
+
+    Ray prints what happens to workers to stdout, where results go; meanwhile that is stderr.
+    """
+    joins = not ray.is_initialized()
+    with redirect_stdout(sys.stderr):
+        if joins:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(logging_level="WARNING", log_to_driver=False)
         try:
-            for row in done.iter_rows():
-                yield _from_row(row)
-        except RayActorError as error:
-            raise ArtifactError(
-                "workers that live through their blocks",
-                got=f"one that died {ATTEMPTS + 1} times over the same block ({str(error).splitlines()[0][:200]})",
-                where="--engine ray",
-                fix="Run the same command again with smaller --block-items or fewer --workers: whole blocks are kept.",
-            ) from error
-
-
-def has_gpu() -> bool:
-    """Return whether the cluster has one."""
-    start_ray()
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
-
-
-def start_ray() -> None:
-    """Join the cluster that there is, or start one on this machine, quietly."""
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level="WARNING", log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = context.print_on_execution_start = False
+            logging.getLogger("ray.data").setLevel(logging.WARNING)
+            yield
+        finally:
+            if joins:
+                ray.shutdown()
 
 
 class _Worker:

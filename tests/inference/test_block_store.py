@@ -90,6 +90,13 @@ class TestManifest:
         assert late.file not in names(store)
         assert names(store) == sorted(["manifest.json", "notes.txt", *(block.file for block in blocks)])
 
+    def test_attempts_are_counted_by_block_and_session(self, store: BlockStore) -> None:
+        assert [store.attempt(3, "a") for _ in range(3)] == [1, 2, 3]
+        assert (store.attempt(4, "a"), store.attempt(3, "b")) == (1, 1)
+        assert store.found() == {}
+        store.write_manifest([store.write(0, 1, b"zero")], {})
+        assert len(names(store)) == 2
+
     def test_none_or_another(self, store: BlockStore) -> None:
         with pytest.raises(ArtifactError, match=r"manifest of blocks.*FileNotFound.*Run the same command again"):
             store.listed()

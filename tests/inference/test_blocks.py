@@ -16,7 +16,7 @@ import torch
 
 from mmrec.errors import ArtifactError
 from mmrec.inference.block_store import BlockStore
-from mmrec.inference.blocks import BlockDone, BlockRun, BlockTask, EncodeBlock, RunBlocks
+from mmrec.inference.blocks import ATTEMPTS, BlockDone, BlockEncoder, BlockRun, BlockTask, EncodeBlock, RunBlocks
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.recommender import Recommender
@@ -85,9 +85,7 @@ class TestVectors:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("scheme", ["file://", "memory://"])
-    def test_in_other_places(
-        self, recommender: Recommender, expected: np.ndarray, tmp_path: Path, scheme: str
-    ) -> None:
+    def test_in_other_places(self, recommender: Recommender, expected: np.ndarray, tmp_path: Path, scheme: str) -> None:
         place = f"file://{tmp_path}/b" if scheme == "file://" else f"memory://{uuid.uuid4().hex}"
         np.testing.assert_allclose(gather(bulk(recommender, place)), expected, atol=1e-6, rtol=0)
         system, root = fsspec.core.url_to_fs(place)
@@ -173,6 +171,24 @@ class TestRetries:
         np.testing.assert_allclose(gather(run), expected, atol=1e-6, rtol=0)
         assert (run.blocks, run.items_encoded) == (4, NUM_ITEMS)
         assert len(files(tmp_path)) == 4, "what the manifest does not list is swept"
+
+    def test_a_block_that_every_worker_dies_of_is_given_up(
+        self, recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stubborn(encode: EncodeBlock, tasks: Sequence[BlockTask]) -> Iterator[BlockDone]:
+            yield encode(tasks[0])
+            with monkeypatch.context() as deadly:
+                deadly.setattr(BlockEncoder, "_encode", None)
+                for _ in range(ATTEMPTS):
+                    with pytest.raises(TypeError):
+                        encode(tasks[1])
+            yield encode(tasks[1])
+
+        with pytest.raises(ArtifactError, match=r"lives through block 1, got 4 that died of it.*fewer --workers"):
+            gather(bulk(recommender, tmp_path, stubborn))
+        run = bulk(recommender, tmp_path)
+        gather(run)
+        assert run.blocks_kept == 1
 
     def test_a_block_that_never_came(self, recommender: Recommender, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=r"expected 4 blocks, got none of the numbers \[1, 3\].*Run the same"):
