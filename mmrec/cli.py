@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -231,7 +232,9 @@ def recommend(
 @app.command(epilog="Example: mmrec export runs/hm --out vectors/hm --store faiss --index hnsw")
 def export(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder of vectors.", metavar="DIR")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of vectors, or a URL (s3://, gs://) to copy it to.", metavar="DIR")
+    ] = None,
     store: Annotated[
         Literal["none", "faiss", "lancedb"], typer.Option(help="Index beside the parquet files.")
     ] = "none",
@@ -289,10 +292,14 @@ def export(
         return
     from mmrec.commands.export import export_run
     from mmrec.commands.export_engine import EngineChoice
+    from mmrec.commands.export_remote import export_to
+    from mmrec.places import local_path
 
-    summary = export_run(
+    if engine == "ray" and blocks is None and local_path(out) is None:
+        blocks = f"{out.rstrip('/')}.blocks"
+    export = partial(
+        export_run,
         run,
-        out=out,
         store=store,
         index=index,
         precision=precision,
@@ -305,6 +312,7 @@ def export(
         device=device,
         meter=progress,
     )
+    summary = export_to(out, lambda folder: export(out=folder))
     _print_summary("Export", summary, as_json=as_json)
 
 

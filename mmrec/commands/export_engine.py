@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from mmrec.errors import RequestError
-from mmrec.inference.block_store import BlockStore, full_place
 from mmrec.inference.blocks import BLOCK_ITEMS, BlockRun
 from mmrec.inference.recommender import Recommender
+from mmrec.places import full_place, reach
 
 EngineKind = Literal["local", "ray"]
 
@@ -59,7 +59,7 @@ class EngineChoice:
         if not self.is_local:
             import mmrec.inference.ray_engine  # noqa: F401  (its absence is to be told before anything is loaded)
 
-            BlockStore(self.place(out), "").check()
+            reach(self.place(out), where="--blocks")
 
     def place(self, out: Path) -> str:
         """Return where blocks go."""

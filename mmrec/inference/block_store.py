@@ -12,11 +12,11 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import fsspec.core
+import fsspec
 
-from mmrec.errors import ArtifactError, RequestError
+from mmrec.errors import ArtifactError
+from mmrec.places import reach
 from mmrec.storage import PARTIAL, bytes_hash
 
 MANIFEST = "manifest.json"
@@ -25,11 +25,6 @@ AGAIN = "Run the same command again: blocks that are whole are kept."
 _NAME = re.compile(r"items-(\d{8})-([0-9a-f]{32})\.parquet")
 _ATTEMPTS = "attempts-"
 _FOLDER = re.compile(r"[0-9a-f]{32}")
-
-
-def full_place(place: str | Path) -> str:
-    """Return a place as every process understands it: a URL as it is, a local path made absolute."""
-    return str(place) if "://" in str(place) else str(Path(place).resolve())
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ class BlockStore:
 
     def remove(self) -> None:
         """Delete all blocks under the place, those of other catalogues and models too, and the place where that was all."""
-        system, place = fsspec.core.url_to_fs(self.place)
+        system, place = reach(self.place, where="--blocks")
         if not system.isdir(place):
             return
         for path in system.ls(place, detail=False):
@@ -147,26 +142,10 @@ class BlockStore:
         if not system.ls(place, detail=False):
             system.rmdir(place)
 
-    def check(self) -> None:
-        """Refuse a place that cannot be reached, before anything is encoded.
-
-        Raises:
-            RequestError: fsspec knows no such place, or lacks the library for it.
-        """
-        self._open()
-
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        """Return the file system and the folder's path in it; fsspec keeps file systems itself."""
-        try:
-            system, root = fsspec.core.url_to_fs(self.folder)
-        except (ImportError, ValueError) as error:
-            raise RequestError(
-                "a place that fsspec reaches (a path, file://, s3://, gs://, ...)",
-                got=f"{self.place!r}: {error}",
-                where="--blocks",
-                fix="Install what is missing (s3fs for s3://, gcsfs for gs://), or choose another place.",
-            ) from error
-        return system, str(root)
+        """Return the file system, and the folder's path in it."""
+        system, place = reach(self.place, where="--blocks")
+        return system, posixpath.join(place, self.fingerprint)
 
     def _names(self) -> list[str]:
         system, root = self._open()

@@ -15,15 +15,16 @@ import pyarrow.parquet as pq
 
 from mmrec import columns
 from mmrec.errors import ArtifactError
-from mmrec.inference.block_store import AGAIN, Block, BlockStore, full_place
+from mmrec.inference.block_store import AGAIN, Block, BlockStore
 from mmrec.inference.encoding import Progress
 from mmrec.inference.export import write_vectors
 from mmrec.inference.recommender import Pieces, Recommender
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.places import full_place
 from mmrec.storage import content_hash
 
 BLOCK_ITEMS = 8192
-"""Items of a block: 4 MB of vectors of 129 numbers, and some minutes of a core's work at most."""
+"""Items of a block: 4 MB of vectors of 129 numbers."""
 ATTEMPTS = 4
 """Workers that may die of a block before it is given up."""
 

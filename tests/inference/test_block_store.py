@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mmrec.errors import ArtifactError, RequestError
-from mmrec.inference.block_store import BlockStore, full_place
+from mmrec.errors import ArtifactError
+from mmrec.inference.block_store import BlockStore
 from mmrec.storage import bytes_hash, file_hash
 
 PRINT = "0123456789abcdef" * 2
@@ -52,11 +52,6 @@ class TestNames:
     def test_other_blocks_of_the_place_are_not_these(self, store: BlockStore) -> None:
         BlockStore(store.place, "f" * 32).write(0, 1, b"other")
         assert store.found() == {}
-
-    def test_local_paths_are_the_same_for_every_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert full_place("blocks") == str(tmp_path / "blocks")
-        assert full_place("s3://bucket/blocks") == "s3://bucket/blocks"
 
 
 class TestWhole:
@@ -117,8 +112,3 @@ class TestManifest:
         store.remove()
         assert not system.exists(place)
         store.remove()
-
-
-def test_places_that_cannot_be_reached() -> None:
-    with pytest.raises(RequestError, match=r"got 'nowhere://x': Protocol not known.*--blocks.*s3fs for s3://"):
-        BlockStore("nowhere://x", PRINT).check()
