@@ -23,7 +23,7 @@ from mmrec.feed.ids import Ids
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links, picture_links
 from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
-from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache
+from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache, is_cached
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
@@ -162,6 +162,7 @@ def assemble(
     device: torch.device,
     event_names: Sequence[str] | None = None,
     preprocessing: Path | None = None,
+    fill_caches: bool = True,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Assembly:
@@ -174,6 +175,7 @@ def assemble(
         device: where to compute.
         event_names: names of events that the model knows; None takes the feed's own.
         preprocessing: folder of the preprocessors that a run was trained with; None takes those of the encoders.
+        fill_caches: run trunks over what their caches lack; otherwise such a trunk runs where an item is read.
         notify: told about caches before they are written.
         meter: shows the progress of caches.
     """
@@ -182,7 +184,9 @@ def assemble(
         histories = with_event_names(histories, event_names)
     encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids), saved=preprocessing)
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
-    reader = build_reader(config, catalogue, encoders, ids, device=device, notify=notify, meter=meter)
+    reader = build_reader(
+        config, catalogue, encoders, ids, device=device, fill_caches=fill_caches, notify=notify, meter=meter
+    )
     return Assembly(config, catalogue, histories, encoders, model, reader, device)
 
 
@@ -202,6 +206,7 @@ def build_reader(
     ids: Ids,
     *,
     device: torch.device,
+    fill_caches: bool = True,
     notify: Notify,
     meter: Meter,
 ) -> ItemReader:
@@ -212,7 +217,11 @@ def build_reader(
         encoder, dtype = cast("ContentEncoder", built.module.to(device)), config.train.trunk_dtype
         if not encoder.has_trunk or built.preprocessor is None or hashes is None:
             modalities[name] = Modality(links, source)
-        elif not config.train.trunk_cache:
+            continue
+        place, prints = catalogue.folder / "trunks", built.preprocessor.fingerprint
+        if not config.train.trunk_cache or not (
+            fill_caches or is_cached(encoder, hashes, place, preprocessing_fingerprint=prints, dtype=dtype)
+        ):
             modalities[name] = Modality(links, LiveTrunk(encoder, source, dtype, device))
         else:
             with meter(f"{name} trunk") as advance:
@@ -220,8 +229,8 @@ def build_reader(
                     encoder,
                     source,
                     hashes,
-                    catalogue.folder / "trunks",
-                    preprocessing_fingerprint=built.preprocessor.fingerprint,
+                    place,
+                    preprocessing_fingerprint=prints,
                     dtype=dtype,
                     device=device,
                     work=built.work,

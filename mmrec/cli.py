@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -231,7 +232,9 @@ def recommend(
 @app.command(epilog="Example: mmrec export runs/hm --out vectors/hm --store faiss --index hnsw")
 def export(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder of vectors.", metavar="DIR")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of vectors, or a URL (s3://, gs://) to copy it to.", metavar="DIR")
+    ] = None,
     store: Annotated[
         Literal["none", "faiss", "lancedb"], typer.Option(help="Index beside the parquet files.")
     ] = "none",
@@ -251,6 +254,21 @@ def export(
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
     users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Who encodes: this process, or workers of Ray (here or a cluster).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of Ray; by default one a GPU, or one a core without.")
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Path or URL (file://, s3://, gs://) where workers of Ray leave blocks of vectors; by default beside "
+            "DIR until it is whole.",
+            metavar="URL",
+        ),
+    ] = None,
+    block_items: Annotated[int | None, typer.Option(min=1, help="Posts of a block (8192).")] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Write nothing; show bytes and recall of several widths and number formats."),
@@ -260,8 +278,8 @@ def export(
     """Write item and user vectors, a manifest, and optionally an index."""
     if compare == (out is not None):
         raise typer.BadParameter("give either --out or --compare")
-    if compare and (store != "none" or index is not None or only_new):
-        raise typer.BadParameter("--compare writes nothing: leave out --store, --index and --only-new")
+    if compare and (store != "none" or index is not None or only_new or engine != "local"):
+        raise typer.BadParameter("--compare writes nothing: leave out --store, --index, --only-new and --engine")
     if out is None:
         from mmrec.commands.export_choices import compare_choices
 
@@ -273,10 +291,15 @@ def export(
             print_table("Recall of smaller vectors against full ones", names, [list(row.values()) for row in rows])
         return
     from mmrec.commands.export import export_run
+    from mmrec.commands.export_engine import EngineChoice
+    from mmrec.commands.export_remote import export_to
+    from mmrec.places import local_path
 
-    summary = export_run(
+    if engine == "ray" and blocks is None and local_path(out) is None:
+        blocks = f"{out.rstrip('/')}.blocks"
+    export = partial(
+        export_run,
         run,
-        out=out,
         store=store,
         index=index,
         precision=precision,
@@ -284,10 +307,12 @@ def export(
         normalise=normalise,
         only_new=only_new,
         users=users,
+        engine=EngineChoice(engine, blocks, workers, block_items),
         feed=feed,
         device=device,
         meter=progress,
     )
+    summary = export_to(out, lambda folder: export(out=folder))
     _print_summary("Export", summary, as_json=as_json)
 
 

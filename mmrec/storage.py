@@ -141,6 +141,11 @@ def content_hash(*pieces: bytes | str | memoryview) -> str:
     return digest.hexdigest()
 
 
+def bytes_hash(data: bytes) -> str:
+    """Return the hash that :func:`file_hash` gives a file of these bytes."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """Return the 128-bit BLAKE2b hash of a file's bytes, read in blocks."""
     digest = hashlib.blake2b(digest_size=HASH_BYTES)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmrec import columns
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
+from mmrec.commands.export_engine import EngineChoice
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
 from mmrec.inference.embedding_table import EmbeddingTable, item_keys
@@ -45,6 +46,7 @@ def export_run(
     normalise: bool = False,
     only_new: bool = False,
     users: bool = True,
+    engine: EngineChoice | None = None,
     feed: Path | None = None,
     device: str = "auto",
     notify: Notify = ignore,
@@ -62,6 +64,7 @@ def export_run(
         normalise: unit vectors without the bias coordinate.
         only_new: take the vectors of posts whose content did not change from the export that is there.
         users: write user vectors too.
+        engine: who encodes, by default this process.
         feed: prepared feed, by default the run's own.
         device: where to compute.
         notify: told what is about to be done.
@@ -74,18 +77,23 @@ def export_run(
     Raises:
         ArtifactError: ``out`` holds something else, or ``only_new`` on an export of another model or format, or a changed
             one.
-        MissingExtraError: the store's library is not installed.
-        RequestError: more dimensions than the model has, or an index that cannot be built of these posts.
+        MissingExtraError: the store's or the engine's library is not installed.
+        RequestError: more dimensions than the model has, an index that cannot be built of these posts, or a place of
+            blocks that cannot be reached.
     """
-    choice = IndexChoice(store, index)
+    choice, engine = IndexChoice(store, index), engine or EngineChoice()
     _check_target(out)
-    recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
+    engine.check(out)
+    recommender = Recommender.load(
+        run, feed=feed, device=device, fill_caches=engine.is_local, notify=notify, meter=meter
+    )
     catalogue = recommender.assembly.catalogue
     layout = layout_of(recommender, dim=dim, precision=precision, normalise=normalise)
     attributes = _attributes(catalogue)
     choice.check(len(catalogue), list(attributes))
     earlier = _earlier(out, recommender.model_hash, layout) if only_new else []
-    vectors = WrittenVectors(recommender.item_embeddings(meter=meter, earlier=earlier), layout)
+    blocks = engine.block_run(recommender, out, device)
+    vectors = WrittenVectors(recommender.item_embeddings(meter=meter, earlier=earlier, encode=blocks), layout)
     lost = _lost(recommender, vectors, meter) if layout.lossy else None
     temperature = _temperature(recommender, layout)
     with atomic_folder(out) as partial:
@@ -122,10 +130,13 @@ def export_run(
                 "files": files | hash_index(partial),
             },
         )
+    if blocks is not None and engine.blocks is None:
+        blocks.remove()
     return {
         "folder": str(out),
         "items": len(vectors),
-        "items encoded": recommender.items_encoded,
+        "items encoded": recommender.items_encoded if blocks is None else blocks.items_encoded,
+        **({} if blocks is None else {"blocks": blocks.blocks, "blocks kept": blocks.blocks_kept}),
         "dim": int(vectors.shape[1]),
         "precision": precision,
         "bytes a post": vectors.bytes_per_vector,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,7 @@ _VECTORS, _KEYS = "vectors.npy", "keys.npy"
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Score-ready vectors of items, and what each was made from.
+    """Score-ready vectors of items, and what each was made from; :func:`filling` makes one.
 
     Args:
         keys: shape (items,), see :func:`item_keys`.
@@ -34,7 +35,7 @@ class EmbeddingTable:
 
     @classmethod
     def load(cls, folder: Path) -> EmbeddingTable:
-        """Map a table that :meth:`save` wrote.
+        """Map a table on disk.
 
         Raises:
             ArtifactError: a file is missing or damaged.
@@ -42,12 +43,20 @@ class EmbeddingTable:
         keys = np.asarray(read_array(folder / _KEYS), dtype="S32").astype(str)
         return cls(keys.tolist(), cast("npt.NDArray[np.float32]", read_array(folder / _VECTORS)))
 
-    def save(self, folder: Path, *, model_hash: str) -> None:
-        """Write it, whole or not at all."""
-        with atomic_folder(folder) as partial:
-            write_array(partial / _VECTORS, self.vectors)
-            write_array(partial / _KEYS, np.array(self.keys, dtype="S32"))
-            write_json(partial / ABOUT, {"model_hash": model_hash, "items": len(self.keys)})
+
+@contextmanager
+def filling(folder: Path, keys: Sequence[str], *, width: int, model_hash: str) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the vectors of a new table, shape (items, width), to be filled; whole on disk afterwards, or not there.
+
+    They are mapped into memory, so that a catalogue larger than it can be filled a piece at a time.
+    """
+    with atomic_folder(folder) as partial:
+        shape = (len(keys), width)
+        vectors = np.lib.format.open_memmap(partial / _VECTORS, mode="w+", dtype=np.float32, shape=shape)
+        yield cast("npt.NDArray[np.float32]", vectors)
+        vectors.flush()
+        write_array(partial / _KEYS, np.array(keys, dtype="S32"))
+        write_json(partial / ABOUT, {"model_hash": model_hash, "items": len(keys)})
 
 
 def item_keys(assembly: Assembly) -> list[str]:
@@ -93,11 +102,10 @@ def remove_other_models(folder: Path, *, model_hash: str) -> None:
 
 
 def reuse(
-    keys: Sequence[str], tables: Iterator[EmbeddingTable], *, width: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Look items up in tables; return vectors, shape (items, width), and the rows that are in none of them."""
+    keys: Sequence[str], tables: Iterator[EmbeddingTable], vectors: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """Look items up in tables, put what is found into ``vectors``, shape (items, width), and return the other rows."""
     wanted = pd.Index(keys)
-    vectors = np.empty((len(keys), width), dtype=np.float32)
     missing = np.arange(len(keys))
     for table in tables:
         found = pd.Index(table.keys).get_indexer(wanted[missing])
@@ -105,4 +113,4 @@ def reuse(
         missing = missing[found < 0]
         if not len(missing):
             break
-    return vectors, missing
+    return missing

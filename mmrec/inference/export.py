@@ -35,7 +35,7 @@ _ROWS = 1 << 16
 
 
 def write_vectors(
-    path: Path,
+    path: Path | pa.NativeFile,
     ids: Sequence[str] | Sequence[int],
     vectors: WrittenVectors,
     *,
@@ -47,7 +47,7 @@ def write_vectors(
     int8 vectors have a column ``scale`` too, and their bias, where they end in one, a column ``vector_bias`` in float32.
 
     Args:
-        path: file to write.
+        path: file to write, or an open stream.
         ids: external ids.
         vectors: what to write.
         id_column: name of the id column.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -23,19 +23,25 @@ from mmrec.feed.catalogue import MANIFEST
 from mmrec.feed.ids import Ids
 from mmrec.inference.embedding_table import (
     EmbeddingTable,
+    filling,
     item_keys,
     remove_other_models,
     reuse,
     saved_tables,
     saved_vectors,
 )
-from mmrec.inference.encoding import encode_catalogue
+from mmrec.inference.encoding import Progress, encode_catalogue
 from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors, Reference, reference_name
 from mmrec.run_folder import RunFolder
 from mmrec.storage import content_hash
 from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint
 from mmrec.training.snapshot import load_model_tensors
+
+Pieces = Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]
+"""Catalogue rows and their score-ready vectors, some at a time."""
+EncodeRows = Callable[[npt.NDArray[np.int64], Progress], Pieces]
+"""Encodes catalogue rows, in this process or elsewhere."""
 
 
 class Recommender:
@@ -89,6 +95,7 @@ class Recommender:
         *,
         feed: str | Path | None = None,
         device: str = "auto",
+        fill_caches: bool = True,
         notify: Notify = ignore,
         meter: Meter = silent_meter,
     ) -> Recommender:
@@ -98,6 +105,7 @@ class Recommender:
             run: run folder.
             feed: prepared feed to run on; by default the one the run was trained on.
             device: cpu, cuda, ... or auto.
+            fill_caches: run trunks over what their caches lack; otherwise such a trunk runs where an item is read.
             notify: told what is about to be done.
             meter: shows progress.
 
@@ -126,6 +134,7 @@ class Recommender:
             device=choose_device(device),
             event_names=cast("list[str] | None", about.get("event_names")),
             preprocessing=folder.preprocessing,
+            fill_caches=fill_caches,
             notify=notify,
             meter=meter,
         )
@@ -156,7 +165,11 @@ class Recommender:
         return float(self.assembly.model.scorer.repeat_bonus)
 
     def item_embeddings(
-        self, *, meter: Meter = silent_meter, earlier: Sequence[EmbeddingTable] = ()
+        self,
+        *,
+        meter: Meter = silent_meter,
+        earlier: Sequence[EmbeddingTable] = (),
+        encode: EncodeRows | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the score-ready vectors of the whole catalogue, shape (items, width); each item encoded once.
 
@@ -165,21 +178,27 @@ class Recommender:
         Args:
             meter: shows progress.
             earlier: vectors of this model that lie elsewhere.
+            encode: what encodes the others; by default this process.
         """
         if self.vectors.table is None:
-            assembly, keys = self.assembly, item_keys(self.assembly)
+            keys, encode = item_keys(self.assembly), encode or self.encode_rows
             tables = chain(earlier, saved_tables(self.run.embeddings, model_hash=self.model_hash))
-            vectors, missing = reuse(keys, tables, width=assembly.model.width)
-            with meter("catalogue") as advance:
-                vectors[missing] = encode_catalogue(
-                    assembly.model, assembly.reader, missing, device=self.device, progress=advance
-                ).numpy()
+            folder, width = self.run.embeddings / self.catalogue_hash, self.assembly.model.width
+            with filling(folder, keys, width=width, model_hash=self.model_hash) as vectors:
+                missing = reuse(keys, tables, vectors)
+                with meter("catalogue") as advance:
+                    for rows, piece in encode(missing, advance):
+                        vectors[rows] = piece
             self.items_encoded = len(missing)
-            EmbeddingTable(keys, vectors).save(self._table_folder, model_hash=self.model_hash)
             remove_other_models(self.run.embeddings, model_hash=self.model_hash)
             self.vectors.table = self._saved_table()
         assert self.vectors.table is not None
         return self.vectors.table
+
+    def encode_rows(self, rows: npt.NDArray[np.int64], progress: Progress) -> Pieces:
+        """Run the model over some items of the catalogue in this process."""
+        model, reader = self.assembly.model, self.assembly.reader
+        yield rows, encode_catalogue(model, reader, rows, device=self.device, progress=progress).numpy()
 
     @cached_property
     def catalogue_tensor(self) -> Float[Tensor, "items width"]:
@@ -280,13 +299,14 @@ class Recommender:
         values = best.values.cpu().numpy()
         return np.where(np.isneginf(values), -1, best.indices.cpu().numpy()), values
 
-    @property
-    def _table_folder(self) -> Path:
+    @cached_property
+    def catalogue_hash(self) -> str:
+        """Hash of all that decides the catalogue's vectors: the model, the feed, vectors made elsewhere."""
         given = [built.vectors.hashes.tobytes() for built in self.assembly.encoders.values() if built.vectors]
-        return self.run.embeddings / content_hash(self.model_hash, self.assembly.catalogue.feed_hash, *given)
+        return content_hash(self.model_hash, self.assembly.catalogue.feed_hash, *given)
 
     def _saved_table(self) -> npt.NDArray[np.float32] | None:
-        return saved_vectors(self._table_folder)
+        return saved_vectors(self.run.embeddings / self.catalogue_hash)
 
 
 def _model_hash(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:

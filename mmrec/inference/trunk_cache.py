@@ -134,7 +134,7 @@ def build_trunk_cache(
         ArtifactError: a state is too large for float16, or the disk has too little room.
     """
     assert encoder.has_trunk
-    place = folder / content_hash("trunk", encoder.trunk_fingerprint(), preprocessing_fingerprint, dtype)
+    place = _place(encoder, folder, preprocessing_fingerprint, dtype)
     keys = _as_keys(hashes)
     known, _ = _open_shards(place)
     missing = _first_rows(keys, known)
@@ -151,6 +151,23 @@ def build_trunk_cache(
             progress(done, len(missing))
     known, shards = _open_shards(place)
     return TrunkCache(_find(keys, known), shards, dtype, encoded=len(missing), work=work or EncodingWork())
+
+
+def is_cached(
+    encoder: ContentEncoder,
+    hashes: UInt8[np.ndarray, "contents 16"],
+    folder: Path,
+    *,
+    preprocessing_fingerprint: str,
+    dtype: TrunkDtype,
+) -> bool:
+    """Return whether the cache of an encoder's trunk holds all contents, so that opening it encodes nothing."""
+    known, _ = _open_shards(_place(encoder, folder, preprocessing_fingerprint, dtype))
+    return len(_first_rows(_as_keys(hashes), known)) == 0
+
+
+def _place(encoder: ContentEncoder, folder: Path, preprocessing_fingerprint: str, dtype: TrunkDtype) -> Path:
+    return folder / content_hash("trunk", encoder.trunk_fingerprint(), preprocessing_fingerprint, dtype)
 
 
 def round_states(states: TokenStates, dtype: TrunkDtype) -> TokenStates:

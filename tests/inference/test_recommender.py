@@ -11,7 +11,7 @@ import pytest
 from mmrec import Post
 from mmrec.commands.train import train_run
 from mmrec.errors import ArtifactError, ConfigError, FeedError, RequestError
-from mmrec.inference.embedding_table import EmbeddingTable, item_keys, reuse, saved_tables
+from mmrec.inference.embedding_table import EmbeddingTable, filling, item_keys, reuse, saved_tables
 from mmrec.inference.recommender import Recommender
 from mmrec.storage import read_json, write_json
 from tests.feeds import write_feed
@@ -180,7 +180,8 @@ class TestTable:
 
     def test_tables_of_earlier_weights_go(self, copy: Path) -> None:
         stale = copy / "embeddings" / "stale"
-        EmbeddingTable(["k"], np.zeros((1, 17), np.float32)).save(stale, model_hash="other")
+        with filling(stale, ["k"], width=17, model_hash="other") as vectors:
+            vectors[:] = 0
         load(copy).item_embeddings()
         assert not stale.exists()
         assert len(list((copy / "embeddings").iterdir())) == 1
@@ -192,13 +193,19 @@ class TestTable:
     def test_reuse(self, tmp_path: Path) -> None:
         one = EmbeddingTable(["a", "b"], np.array([[1, 1], [2, 2]], np.float32))
         other = EmbeddingTable(["b", "c"], np.array([[9, 9], [3, 3]], np.float32))
-        vectors, missing = reuse(["c", "new", "b", "a"], iter([one, other]), width=2)
+        vectors = np.zeros((4, 2), np.float32)
+        missing = reuse(["c", "new", "b", "a"], iter([one, other]), vectors)
         assert missing.tolist() == [1]
         assert vectors[[0, 2, 3]].tolist() == [[3, 3], [2, 2], [1, 1]]
-        _, missing = reuse(["x"], iter([]), width=2)
-        assert missing.tolist() == [0]
-        one.save(tmp_path / "one", model_hash="m")
-        other.save(tmp_path / "other", model_hash="n")
+        assert reuse(["x"], iter([]), vectors[:1]).tolist() == [0]
+        for table, model_hash in ((one, "m"), (other, "n")):
+            with filling(tmp_path / model_hash, table.keys, width=2, model_hash=model_hash) as kept:
+                kept[:] = table.vectors
         (found,) = saved_tables(tmp_path, model_hash="m")
         assert found.keys == ["a", "b"]
         np.testing.assert_array_equal(found.vectors, one.vectors)
+
+    def test_a_table_that_was_not_filled_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ZeroDivisionError), filling(tmp_path / "t", ["a"], width=2, model_hash="m") as vectors:
+            vectors[:] = 1 / int(vectors.sum())
+        assert not list(tmp_path.iterdir())
