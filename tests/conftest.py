@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 install_import_hook(["mmrec", "data_tools"], "beartype.beartype")
 
-pytest_plugins = ["tests.tiny_run"]
+pytest_plugins = ["tests.tiny_run", "tests.ray_cluster"]
 
 # A machine with other work is no reason to fail.
 settings.register_profile("mmrec", deadline=None)
