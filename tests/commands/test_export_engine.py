@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,16 +112,8 @@ class TestRefusals:
             export_run(run, out=tmp_path / "v", engine=EngineChoice("ray", "nowhere://x"), device="cpu")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_command_on_ray(run: Path, tiny_run: Path, tmp_path: Path) -> None:
     asked = ["export", str(run), "--out", str(tmp_path / "v"), "--device", "cpu"]
     done = CliRunner().invoke(app, [*asked, "--engine", "ray", "--workers", "1", "--block-items", "8", "--json"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +24,6 @@ def test_its_absence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mmrec.inference.ray_engine", raising=False)
     with pytest.raises(MissingExtraError, match=r"the optional library 'ray'.*mmrec\[ray\]"):
         import mmrec.inference.ray_engine  # noqa: F401
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    root = str(Path(__file__).parents[2])
-    ray.init(
-        num_cpus=2,
-        object_store_memory=200_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-    )
-    yield
-    ray.shutdown()
 
 
 def dying(encode: EncodeBlock, log: Path, *, number: int, times: int, when: str) -> EncodeBlock:
@@ -69,7 +53,7 @@ def attempts(log: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 class TestKilledWorkers:
     @pytest.mark.parametrize(("workers", "when"), [(1, "before"), (2, "after")])
     def test_cost_their_own_block_and_change_nothing(
@@ -115,7 +99,7 @@ class TestKilledWorkers:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 class TestErrors:
     def test_reach_the_user_as_they_were(self, tmp_path: Path) -> None:
         from mmrec.inference.ray_engine import RayBlocks
