@@ -194,7 +194,8 @@ class Train(Settings):
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
     shard_encoders: bool = False
     """Share the live blocks of encoders out among the processes of a training (FSDP2), with their gradients and AdamW's
-    state, for encoders that one device cannot hold.  Of a single process no effect."""
+    state, where one device cannot hold all four.  Each still loads the weights whole first.  Of a single process no
+    effect."""
     trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of cached trunk states."""
     trunk_cache: bool = True

@@ -154,6 +154,7 @@ def collate(
     """Gather the distinct items of some windows and of the negatives, and point at them.
 
     Every event is a target that some earlier instant of its window precedes (or, at the user's very beginning, nothing).
+    Of several ranks each reads its own items only; a content that items of two ranks share is read by both.
 
     Args:
         histories: the feed's interactions.

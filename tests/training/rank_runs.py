@@ -43,7 +43,7 @@ STEP_CASES: dict[str, dict[str, dict[str, object]]] = {
     "bpr": {"objective": {"kind": "bpr"}},
     "bce": {"objective": {"kind": "bce"}},
     "mse": {"objective": {"kind": "mse"}},
-    "without ids, a slice of items at once": {"train": {"items_at_once": 3}, "objective": {"mask_history": True}},
+    "a slice of items at once, histories masked": {"train": {"items_at_once": 3}, "objective": {"mask_history": True}},
     "no negatives": {"objective": {"negatives": 0}},
 }
 
