@@ -196,6 +196,9 @@ class Train(Settings):
     """Share the live blocks of encoders out among the processes of a training (FSDP2), with their gradients and AdamW's
     state, where one device cannot hold all four.  Each still loads the weights whole first.  Of a single process no
     effect."""
+    device_contents: Share = 0.25
+    """Share of a GPU's free memory in which captions, pictures and cached trunk states may lie from the start, so that
+    a batch brings their numbers alone; 0 sends contents with every batch.  Of a CPU no effect."""
     trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of cached trunk states."""
     trunk_cache: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
 from mmrec.feed.trends import popularity_trends
+from mmrec.inference.device_contents import device_room, keep_on_device
 from mmrec.model.recommender import RecommenderModel
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
@@ -104,6 +106,8 @@ def train_run(
     bases = assembly.bases
     if config.train.shard_encoders and ranks.count > 1:
         _shard_encoders(assembly.model, ranks)
+    room = device_room(assembly.device, share=config.train.device_contents)
+    assembly = replace(assembly, reader=keep_on_device(assembly.reader, assembly.device, room=room, notify=notify))
     work = WorkLog(assembly.encoders)
     with profiled(on_profile, assembly, work, run.profile) as profiler:
         result = _train(

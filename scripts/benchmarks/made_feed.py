@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmrec.batch import Content, HistoryBatch, ImageContent, TextContent, TokenStates
+from mmrec.batch import Content, HistoryBatch, ImageContent, TextContent
 from mmrec.feed.batches import Windows, collate
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links
+from mmrec.preprocessing.views import PixelView, TokenView
 from mmrec.storage import RaggedArray
 
 FIRST_WORD = 5
@@ -72,6 +73,16 @@ class MadeFeed:
         ids = generator.integers(FIRST_WORD, words, lengths.sum()).astype(np.int64)
         pictures = torch.randint(0, 256, (likeness.items, 3, side, side), dtype=torch.uint8)
         return cls(RaggedArray(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)), pictures, likeness)
+
+    @property
+    def text_view(self) -> TokenView:
+        """The captions, as a prepared feed keeps them."""
+        return TokenView(RaggedArray(self.captions.values.astype(np.int32), self.captions.offsets), truncated=0)
+
+    @property
+    def image_view(self) -> PixelView:
+        """The pictures, as a prepared feed keeps them."""
+        return PixelView((self.pictures.numpy(),), side=self.pictures.shape[2])
 
     def texts(self, rows: npt.NDArray[np.int64]) -> TextContent:
         """Return captions."""
@@ -141,19 +152,6 @@ class Contents:
     def gather(self, rows: npt.NDArray[np.int64]) -> Content:
         """Return the contents of some rows."""
         return self._read(rows)
-
-
-class CachedStates:
-    """What a trunk gives for every row, in memory; a content source."""
-
-    def __init__(self, states: TokenStates) -> None:
-        ends = np.concatenate([[0], np.cumsum(states.lengths.numpy())]).astype(np.int64)
-        self._ragged = RaggedArray(states.states.numpy(), ends)
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> TokenStates:
-        """Return the states of some rows."""
-        part = self._ragged.gather(rows)
-        return TokenStates(torch.from_numpy(part.values), torch.from_numpy(part.lengths))
 
 
 def reader_of(text: ContentSource, image: ContentSource, *, items: int) -> ItemReader:
