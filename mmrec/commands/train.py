@@ -43,6 +43,7 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
+from mmrec.training.compilation import check_compiler, compile_blocks
 from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.profiler import Profiler
@@ -82,7 +83,7 @@ def train_run(
 
     Raises:
         ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
-        ConfigError: a setting that does not fit the feed.
+        ConfigError: a setting that does not fit the feed, or ``train.compile`` without a compiler.
     """
     accelerator = open_accelerator(choose_device(device))
     ranks = Ranks.of(accelerator)
@@ -90,6 +91,8 @@ def train_run(
         notify, meter, on_profile = ignore, silent_meter, None
     run = RunFolder(out)
     split = check_settings(config, feed)
+    if config.train.compile:
+        check_compiler(accelerator.device)
     cases = validation_cases(config, split)
     ids = training_ids(feed, split, trend_days=config.model.trend_days)
     if ranks.is_first:
@@ -106,6 +109,8 @@ def train_run(
     bases = assembly.bases
     if config.train.shard_encoders and ranks.count > 1:
         _shard_encoders(assembly.model, ranks)
+    if config.train.compile:
+        compile_blocks(assembly.model)
     room = device_room(assembly.device, share=config.train.device_contents)
     assembly = replace(assembly, reader=keep_on_device(assembly.reader, assembly.device, room=room, notify=notify))
     work = WorkLog(assembly.encoders)
