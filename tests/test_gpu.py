@@ -71,7 +71,7 @@ def test_training_comes_to_what_it_comes_to_on_a_cpu(
     said: list[str] = []
     train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device="cuda", notify=said.append)
     assert losses(tmp_path / "run") == pytest.approx(cpu_losses, rel=tolerance)
-    assert any(sentence.startswith("kept on cuda") for sentence in said) == bool(kept)
+    assert any(sentence.startswith("kept on cuda") for sentence in said) == bool(kept), said
 
 
 def test_a_compiled_training_comes_to_the_same(

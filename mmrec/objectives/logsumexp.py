@@ -22,8 +22,9 @@ from mmrec.objectives.terms import wide
 
 CPU_BLOCK = (512, 1024)
 """Targets and candidates of a block that stays in a core's cache: scores and probabilities, 4 MB in float32."""
-DEVICE_BLOCK = 1 << 22
-"""Scores of a block elsewhere: 16 MB in float32, which stay in the cache of a large GPU between product and softmax."""
+DEVICE_BLOCK = 1 << 25
+"""Scores of a block elsewhere: 128 MB in float32.  Smaller blocks would stay in a GPU's cache between product and softmax,
+but are worked off before the host has started what comes next: at 2^21 scores an H200 waited most of the time."""
 DEVICE_COLUMNS = 1 << 13
 """Candidates of a block elsewhere, at most: rows that the softmax does in one pass."""
 

@@ -11,7 +11,6 @@ import numpy as np
 import timm
 import torch
 from field.training import Negatives, PaddedModel
-from mmrec.training.compilation import compile_blocks
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
@@ -33,6 +32,7 @@ from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
 from mmrec.preprocessing.views import PixelView, TokenView
 from mmrec.storage import RaggedArray
+from mmrec.training.compilation import compile_blocks
 from mmrec.training.loss import TrainingLoss
 from mmrec.training.operations import matrix_peak, operation_counter
 from mmrec.training.precision import mixed_precision
@@ -266,13 +266,11 @@ def measure_step(trial: Trial, *, size: str, rounds: int, compiled: bool, field:
         sides[side](turns[side])
         turns[side] += 1
 
-    # A step whose shapes are new may compile or choose its kernels first.
-    seconds = alternate(
-        {side: partial(turn, side) for side in sides},
-        rounds=rounds,
-        device=device.type,
-        warm_up=BATCHES if device.type == "cuda" else 1,
-    )
+    for _ in range(BATCHES if device.type == "cuda" else 0):
+        # A step whose shapes are new may compile, or choose its kernels, first.
+        turn("mmrec")
+        turn("floor")
+    seconds = alternate({side: partial(turn, side) for side in sides}, rounds=rounds, device=device.type)
     details = {f"{side} s": float(np.median(values)) for side, values in seconds.items()}
     depth = f"top {shapes.live} live, trunk cached" if trial.cached else "full fine-tuning"
     name = "hm-like" if trial.feed.likeness is HM_LIKE else "ml1m-like"
