@@ -47,6 +47,14 @@ def losses(run: Path) -> list[float]:
     return [record["epoch/loss"] for record in map(json.loads, lines) if "epoch/loss" in record]
 
 
+def train_on_gpu(config: Config, feed: TinyFeed, out: Path, *, resume: bool = False) -> list[str]:
+    """Train, and return what was said; refuses a training that went elsewhere."""
+    said: list[str] = []
+    summary = train_run(config, feed=feed.prepared, out=out, device="cuda", resume=resume, notify=said.append)
+    assert summary["device"] == "cuda"
+    return said
+
+
 @pytest.fixture(scope="module")
 def cpu_losses(
     tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path_factory: pytest.TempPathFactory
@@ -68,8 +76,7 @@ def test_training_comes_to_what_it_comes_to_on_a_cpu(
     kept: float,
 ) -> None:
     config = without_chance(tiny_encoders, precision=precision, device_contents=kept, workers=1)
-    said: list[str] = []
-    train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device="cuda", notify=said.append)
+    said = train_on_gpu(config, tiny_feed, tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(cpu_losses, rel=tolerance)
     assert any(sentence.startswith("kept on cuda") for sentence in said) == bool(kept), said
 
@@ -80,7 +87,7 @@ def test_a_compiled_training_comes_to_the_same(
     config = without_chance(tiny_encoders, precision="float32", compile=True)
     live = config.model_dump(mode="json")
     assert live["train"]["compile"]
-    train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device="cuda")
+    train_on_gpu(config, tiny_feed, tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(cpu_losses, rel=1e-3)
 
 
@@ -89,12 +96,12 @@ def test_a_resumed_training_goes_on_where_it_was(
 ) -> None:
     config = tiny_config(tiny_encoders, train={"precision": "float32", "checkpoint_steps": 1})
     whole = tmp_path / "whole"
-    train_run(config, feed=tiny_feed.prepared, out=whole, device="cuda")
+    train_on_gpu(config, tiny_feed, whole)
     again = tmp_path / "again"
     shutil.copytree(whole, again)
     newest = checkpoints(RunFolder(again).checkpoints)[-1]
     shutil.rmtree(newest)
-    train_run(config, feed=tiny_feed.prepared, out=again, device="cuda", resume=True)
+    train_on_gpu(config, tiny_feed, again, resume=True)
     assert losses(again)[-1] == pytest.approx(losses(whole)[-1], rel=1e-4)
 
 
