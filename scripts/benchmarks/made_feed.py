@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmrec.batch import Content, HistoryBatch, ImageContent, TextContent
+from mmrec.batch import HistoryBatch
 from mmrec.feed.batches import Windows, collate
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links
@@ -84,15 +83,6 @@ class MadeFeed:
         """The pictures, as a prepared feed keeps them."""
         return PixelView((self.pictures.numpy(),), side=self.pictures.shape[2])
 
-    def texts(self, rows: npt.NDArray[np.int64]) -> TextContent:
-        """Return captions."""
-        part = self.captions.gather(rows)
-        return TextContent(torch.from_numpy(part.values.astype(np.int64)), torch.from_numpy(part.lengths))
-
-    def images(self, rows: npt.NDArray[np.int64]) -> ImageContent:
-        """Return pictures."""
-        return ImageContent(self.pictures[torch.from_numpy(rows)])
-
     def padded(self, rows: npt.NDArray[np.int64], *, max_tokens: int) -> Tensor:
         """Return captions padded to the longest allowed with 0, as the field does; row -1 is padding itself."""
         table = np.zeros((len(rows), max_tokens), np.int64)
@@ -141,17 +131,6 @@ def batch_of(
         opens=np.zeros(len(users), bool),
     )
     return collate(histories, windows, reader, negatives=negatives)
-
-
-class Contents:
-    """Contents by row, through a function; a content source."""
-
-    def __init__(self, read: Callable[[npt.NDArray[np.int64]], Content]) -> None:
-        self._read = read
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Content:
-        """Return the contents of some rows."""
-        return self._read(rows)
 
 
 def reader_of(text: ContentSource, image: ContentSource, *, items: int) -> ItemReader:
