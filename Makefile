@@ -1,5 +1,7 @@
 # Two commands set everything up: `make demo` and `make test`.  Both create .venv and install from pyproject.toml.
 PYTHON ?= python3
+# Processes that share the tests, one thread each.
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -22,7 +24,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/test_rules.py
 
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
