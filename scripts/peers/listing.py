@@ -30,7 +30,7 @@ class Peer:
 
 RECTOOLS = ("rectools[torch]==0.19.0", TORCH)
 CORNAC = ("cornac==3.0.1", TORCH)
-MULTIMODAL_RECOMMENDER = ("multimodal-recommender==0.1.2",)
+MULTIMODAL_RECOMMENDER = ("multimodal-recommender[torch]==0.1.2",)
 RECBOLE = ("recbole==1.2.1", "setuptools<81", "numpy==1.26.4", "pandas<2.3", "scipy<1.14")
 
 PEERS: dict[str, Peer] = {
@@ -42,4 +42,20 @@ PEERS: dict[str, Peer] = {
     "rectools-sasrec": Peer("RecTools SASRec", "rectools", "sasrec", RECTOOLS),
     "rectools-hstu": Peer("RecTools HSTU", "rectools", "hstu", RECTOOLS),
     "rectools-esasrec": Peer("RecTools eSASRec", "rectools", "esasrec", RECTOOLS),
+    "cornac-vbpr": Peer("Cornac VBPR", "cornac", "vbpr", CORNAC, contents=True, refitted=True),
+    "multimodal-recommender-bm3": Peer(
+        "multimodal-recommender BM3",
+        "multimodal_recommender",
+        "bm3",
+        MULTIMODAL_RECOMMENDER,
+        contents=True,
+        refitted=True,
+    ),
+    "multimodal-recommender-knn": Peer(
+        "multimodal-recommender MultiModalItemKNN",
+        "multimodal_recommender",
+        "knn",
+        MULTIMODAL_RECOMMENDER,
+        contents=True,
+    ),
 }
