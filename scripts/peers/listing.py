@@ -42,6 +42,7 @@ PEERS: dict[str, Peer] = {
     "rectools-sasrec": Peer("RecTools SASRec", "rectools", "sasrec", RECTOOLS),
     "rectools-hstu": Peer("RecTools HSTU", "rectools", "hstu", RECTOOLS),
     "rectools-esasrec": Peer("RecTools eSASRec", "rectools", "esasrec", RECTOOLS),
+    "recbole-gru4rec": Peer("RecBole GRU4Rec", "recbole", "gru4rec", RECBOLE),
     "cornac-vbpr": Peer("Cornac VBPR", "cornac", "vbpr", CORNAC, contents=True, refitted=True),
     "multimodal-recommender-bm3": Peer(
         "multimodal-recommender BM3",
