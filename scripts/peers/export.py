@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
-from mmrec.storage import RaggedArray, write_json
+from mmrec.storage import RaggedArray, atomic_file, write_json
 
 ABOUT = "about.json"
 CONTENT = ("text", "image")
@@ -67,7 +69,7 @@ def export(feed: Path, split_name: str | None, out: Path, *, config: Path | None
     _write_cases(out / "validation.npz", split.validation, histories, targets=True)
     _write_cases(out / "test.npz", split.test, histories, targets=False)
     contents = {} if config is None else _contents(feed, config)
-    np.savez(out / "items.npz", roles=split.item_roles, **contents)
+    _save(out / "items.npz", {"roles": split.item_roles, **contents})
     about = {
         "feed": str(feed.resolve()),
         "feed_hash": catalogue.feed_hash,
@@ -90,12 +92,12 @@ def export(feed: Path, split_name: str | None, out: Path, *, config: Path | None
 
 
 def _write_events(path: Path, events: Integers, histories: Histories) -> None:
-    np.savez(
-        path,
-        users=histories.user_rows[events],
-        items=np.asarray(histories.item_rows)[events],
-        timestamps=np.asarray(histories.timestamps)[events],
-    )
+    arrays = {
+        "users": histories.user_rows[events],
+        "items": np.asarray(histories.item_rows)[events],
+        "timestamps": np.asarray(histories.timestamps)[events],
+    }
+    _save(path, arrays)
 
 
 def _write_cases(path: Path, cases: Cases, histories: Histories, *, targets: bool) -> None:
@@ -112,7 +114,12 @@ def _write_cases(path: Path, cases: Cases, histories: Histories, *, targets: boo
     if targets:
         asked: RaggedArray = cases.targets(histories)
         arrays |= {"target_offsets": asked.offsets, "target_items": items[asked.values]}
-    np.savez(path, **arrays)
+    _save(path, arrays)
+
+
+def _save(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, **cast("dict[str, Any]", arrays))
 
 
 def _contents(feed: Path, path: Path) -> dict[str, npt.NDArray[np.generic]]:

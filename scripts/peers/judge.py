@@ -18,13 +18,13 @@ from mmrec.evaluation.report import write_report
 from mmrec.evaluation.results import EvaluationReport
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
-from mmrec.feed.splits import Split
+from mmrec.feed.splits import Part, Split
 from mmrec.run_folder import RunFolder
 from mmrec.storage import read_array, read_json
 from peers.export import ABOUT
 
 BLOCKS = "scores-*.npy"
-PART = "test"
+PART: Part = "test"
 
 
 class BlockScorer:

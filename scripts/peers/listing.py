@@ -38,6 +38,8 @@ PEERS: dict[str, Peer] = {
     "co-occurrence": Peer("co-occurrence", None, "co-occurrence"),
     "transitions": Peer("transitions", None, "transitions"),
     "content-knn": Peer("content-kNN", None, "content-kNN", contents=True),
+    "content-knn-text": Peer("content-kNN, text", None, "content-kNN (text)", contents=True),
+    "content-knn-image": Peer("content-kNN, image", None, "content-kNN (image)", contents=True),
     "ease": Peer("EASE", "ease", "ease"),
     "rectools-sasrec": Peer("RecTools SASRec", "rectools", "sasrec", RECTOOLS),
     "rectools-hstu": Peer("RecTools HSTU", "rectools", "hstu", RECTOOLS),

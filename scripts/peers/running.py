@@ -24,7 +24,7 @@ from peers.runners.plain import Data
 
 RESULT = "result.json"
 LOG = "log.txt"
-PAUSE = 0.5
+PAUSE = 0.05
 TAIL = 3000
 
 
