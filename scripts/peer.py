@@ -26,6 +26,9 @@ from mmrec.evaluation.results import EvaluationReport
 from mmrec.process import keep_freed_memory
 from mmrec.storage import atomic_file
 
+MARKER = "<!-- peers -->\n\n"
+"""What a Markdown file holds above this line stays when the table is written anew."""
+
 
 def main() -> int:
     """Do what was asked; exit code 1 where something failed."""
@@ -74,7 +77,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--against", type=Path, nargs="*", default=[], metavar="RUN", help="evaluated runs of mmrec"
         )
-        command.add_argument("--out", type=Path, help="Markdown file to write as well")
+        command.add_argument(
+            "--out", type=Path, help="Markdown file to write as well; what it holds above the line <!-- peers --> stays"
+        )
     return parser.parse_args(arguments)
 
 
@@ -113,8 +118,10 @@ def _table(asked: argparse.Namespace) -> None:
     text = "\n".join(markdown(data, asked.against) for data in asked.data)
     print(text)
     if asked.out is not None:
+        written = asked.out.read_text(encoding="utf-8") if asked.out.is_file() else ""
+        above, marker, _ = written.partition(MARKER)
         with atomic_file(asked.out) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(above + marker + text if marker else text, encoding="utf-8")
 
 
 def _plan(asked: argparse.Namespace) -> Plan:

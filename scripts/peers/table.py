@@ -126,6 +126,8 @@ def _how(found: Sequence[Entry]) -> list[str]:
 def _ending(result: Mapping[str, object]) -> str:
     """Say why fitting stopped, and after which epoch."""
     ended, steps = str(result["ended"]), result.get("validation")
+    if ended == "limit":
+        ended = f"limit of {float(str(result['limit_seconds'])):,.0f} s"
     epochs = [entry for entry in steps if "epoch" in entry] if isinstance(steps, list) else []
     refitted = ", validation's targets in the last fit" if result.get("refitted") else ""
     if not epochs:

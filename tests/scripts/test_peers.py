@@ -202,6 +202,7 @@ def test_all_runs_what_has_not_run_and_writes_the_table(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "peers.md"
+    out.write_text("Said by hand.\n\n<!-- peers -->\n\nOld.\n")
     words = ["all", "--data", str(data), "--peers", "popularity", "ease", "--out", str(out), "--seed", "3"]
     asked = parse(words)
     assert asked.call(asked) == 0
@@ -209,7 +210,7 @@ def test_all_runs_what_has_not_run_and_writes_the_table(
     asked.call(asked)
     said = capsys.readouterr().out
     assert "popularity, data: " not in said
-    assert out.read_text() == said.rstrip("\n") + "\n"
+    assert out.read_text() == "Said by hand.\n\n<!-- peers -->\n\n" + said.rstrip("\n") + "\n"
 
 
 def test_runners_know_nothing_of_mmrec() -> None:

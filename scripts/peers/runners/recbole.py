@@ -37,7 +37,7 @@ LONGEST = 50
 """RecBole's own."""
 PATIENCE = 5
 MOST_EPOCHS = 200
-CHOSEN_BY = 2000
+CHOSEN_BY = 1000
 NAME = "feed"
 
 

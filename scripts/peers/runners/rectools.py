@@ -41,7 +41,7 @@ COMMON: dict[str, object] = {
 SHORTEST, LONGEST = 20, 100
 PATIENCE = 5
 MOST_EPOCHS = 200
-CHOSEN_BY = 2000
+CHOSEN_BY = 1000
 
 
 def main() -> None:
