@@ -8,7 +8,7 @@ duplicated computation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
@@ -29,16 +29,21 @@ class Movable:
 
     def to(self: _M, device: torch.device, *, non_blocking: bool = False) -> _M:
         """Return a copy with every tensor on ``device``."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(value: object) -> object:
-            if isinstance(value, Tensor | Movable):
-                return value.to(device, non_blocking=non_blocking)
+    def map(self: _M, change: Callable[[Tensor], Tensor]) -> _M:
+        """Return a copy with every tensor changed."""
+
+        def visit(value: object) -> object:
+            if isinstance(value, Tensor):
+                return change(value)
+            if isinstance(value, Movable):
+                return value.map(change)
             if isinstance(value, Mapping):
-                return {key: move(entry) for key, entry in value.items()}
+                return {key: visit(entry) for key, entry in value.items()}
             return value
 
-        changes = {entry.name: move(getattr(self, entry.name)) for entry in fields(self)}
-        return replace(self, **changes)
+        return replace(self, **{entry.name: visit(getattr(self, entry.name)) for entry in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,72 @@ Content = TextContent | ImageContent | VectorContent | IdContent | TokenStates
 
 
 @dataclass(frozen=True)
+class StoredContent(Movable):
+    """Distinct contents that lie on the device already, so that only their row numbers have to travel.
+
+    Args:
+        store: all contents of a feed, whatever their number format; never copied.
+        rows: shape (contents,), which of them these are.
+    """
+
+    store: Content
+    rows: Int[Tensor, " contents"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> StoredContent:
+        """Return a copy whose row numbers are changed."""
+        return replace(self, rows=change(self.rows))
+
+    def read(self) -> Content:
+        """Return the contents themselves; token states in float32."""
+        content = take(self.store, self.rows)
+        return replace(content, states=content.states.float()) if isinstance(content, TokenStates) else content
+
+
+def read_content(content: Content | StoredContent) -> Content:
+    """Return what an encoder takes."""
+    return content.read() if isinstance(content, StoredContent) else content
+
+
+def take(content: Content, rows: Int[Tensor, " chosen"]) -> Content:
+    """Return some of the contents, in the order given."""
+    match content:
+        case ImageContent():
+            return ImageContent(pixels=content.pixels.index_select(0, rows))
+        case VectorContent():
+            return VectorContent(vectors=content.vectors.index_select(0, rows))
+        case IdContent():
+            return content.map(lambda column: column.index_select(0, rows))
+        case TextContent():
+            places, _ = ragged_places(content.lengths, rows)
+            return TextContent(content.token_ids.index_select(0, places), content.lengths.index_select(0, rows))
+        case TokenStates():
+            places, _ = ragged_places(content.lengths, rows)
+            return TokenStates(content.states.index_select(0, places), content.lengths.index_select(0, rows))
+
+
+def ragged_places(
+    counts: Int[Tensor, " rows"], chosen: Int[Tensor, " chosen"]
+) -> tuple[Int[Tensor, " references"], Int[Tensor, " references"]]:
+    """Where the entries of some rows are, of rows that lie end to end.
+
+    Args:
+        counts: shape (rows,), entries of each.
+        chosen: shape (chosen,), rows wanted, in the order wanted.
+
+    Returns:
+        For every entry of the chosen rows its place, and which of the chosen it belongs to.
+    """
+    starts = (counts.cumsum(0) - counts).index_select(0, chosen)
+    lengths = counts.index_select(0, chosen)
+    owners = torch.repeat_interleave(lengths)
+    moved = starts - (lengths.cumsum(0) - lengths)
+    return torch.arange(len(owners), device=owners.device) + moved.index_select(0, owners), owners
+
+
+@dataclass(frozen=True)
 class Parts(Movable):
     """What one modality contributes to a batch of items.
 
@@ -131,14 +202,14 @@ class Parts(Movable):
     parts; a content may be shared by several items.
 
     Args:
-        content: the distinct contents of the batch, each once.
+        content: the distinct contents of the batch, each once; :func:`read_content` gives what an encoder takes.
         item_index: shape (parts,), ascending positions in the batch's items.
         content_index: shape (parts,), positions in ``content``.
         content_rows: shape (contents,), the contents' numbers in the feed, which are the same in every batch; None
             where they are from nowhere.
     """
 
-    content: Content
+    content: Content | StoredContent
     item_index: Int[Tensor, " parts"]
     content_index: Int[Tensor, " parts"]
     content_rows: Int[Tensor, " contents"] | None = None

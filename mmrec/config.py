@@ -196,6 +196,13 @@ class Train(Settings):
     """Share the live blocks of encoders out among the processes of a training (FSDP2), with their gradients and AdamW's
     state, where one device cannot hold all four.  Each still loads the weights whole first.  Of a single process no
     effect."""
+    compile: bool = False
+    """Have torch.compile translate the live blocks of encoders and the layers of the transformer user encoder as they are
+    first run, which takes a compiler and some minutes; never what is frozen.  Results are the same to rounding, so that
+    a resumed training agrees with an uninterrupted one to rounding too, no longer to the bit."""
+    device_contents: Share = 0.25
+    """Share of a GPU's free memory in which captions, pictures and cached trunk states may lie from the start, so that
+    a batch brings their numbers alone; 0 sends contents with every batch.  Of a CPU no effect."""
     trunk_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of cached trunk states."""
     trunk_cache: bool = True
@@ -209,6 +216,17 @@ class Train(Settings):
     def _blocks_run_in_step(self) -> Train:
         if self.shard_encoders and self.items_at_once:
             raise ValueError("shard_encoders and items_at_once do not go together: processes run different slices")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_run_once(self) -> Train:
+        if self.compile and self.items_at_once:
+            raise ValueError(
+                "compile and items_at_once do not go together: what the backward pass computes again may be compiled "
+                "otherwise than in the forward pass; set one of them to its default"
+            )
+        if self.compile and self.shard_encoders:
+            raise ValueError("compile and shard_encoders do not go together (never tried); set one of them to false")
         return self
 
 

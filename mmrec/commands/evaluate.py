@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mmrec.assembly import Assembly, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
+from mmrec.batch import read_content
 from mmrec.build import BuiltEncoder, build_encoders
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.errors import ArtifactError
@@ -259,7 +260,7 @@ def _item_means(
         parts = ItemReader({name: modality}).read(rows).parts.get(name)
         if parts is None:
             continue
-        means = mean_tokens(encoder_module(parts.content.to(device))).cpu()
+        means = mean_tokens(encoder_module(read_content(parts.content.to(device)))).cpu()
         total.index_add_(0, parts.item_index + start, means[parts.content_index])
     lengths = torch.from_numpy(modality.links.lengths)
     return total / lengths.clamp(min=1).unsqueeze(1), lengths > 0

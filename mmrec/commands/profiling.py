@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mmrec.assembly import Assembly
-from mmrec.batch import Content
+from mmrec.batch import Content, StoredContent
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.feed.items import ContentSource, ItemReader
 from mmrec.model.item_encoder import ITEM_ID
@@ -95,7 +95,7 @@ class _WatchedSource:
     source: ContentSource
     watch: Callable[[], AbstractContextManager[object]]
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Content:
+    def gather(self, rows: npt.NDArray[np.int64]) -> Content | StoredContent:
         """Return the contents of the given rows."""
         with self.watch():
             return self.source.gather(rows)

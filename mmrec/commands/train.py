@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,10 +38,12 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
 from mmrec.feed.trends import popularity_trends
+from mmrec.inference.device_contents import device_room, keep_on_device
 from mmrec.model.recommender import RecommenderModel
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator
+from mmrec.training.compilation import check_compiler, compile_blocks
 from mmrec.training.contract import OnValidation, StepReport, TrainResult
 from mmrec.training.loop import train
 from mmrec.training.profiler import Profiler
@@ -80,7 +83,7 @@ def train_run(
 
     Raises:
         ArtifactError: the run exists and ``resume`` is off, or it was started with another config or feed.
-        ConfigError: a setting that does not fit the feed.
+        ConfigError: a setting that does not fit the feed, or ``train.compile`` without a compiler.
     """
     accelerator = open_accelerator(choose_device(device))
     ranks = Ranks.of(accelerator)
@@ -88,6 +91,8 @@ def train_run(
         notify, meter, on_profile = ignore, silent_meter, None
     run = RunFolder(out)
     split = check_settings(config, feed)
+    if config.train.compile:
+        check_compiler(accelerator.device)
     cases = validation_cases(config, split)
     ids = training_ids(feed, split, trend_days=config.model.trend_days)
     if ranks.is_first:
@@ -104,6 +109,10 @@ def train_run(
     bases = assembly.bases
     if config.train.shard_encoders and ranks.count > 1:
         _shard_encoders(assembly.model, ranks)
+    if config.train.compile:
+        compile_blocks(assembly.model)
+    room = device_room(assembly.device, share=config.train.device_contents)
+    assembly = replace(assembly, reader=keep_on_device(assembly.reader, assembly.device, room=room, notify=notify))
     work = WorkLog(assembly.encoders)
     with profiled(on_profile, assembly, work, run.profile) as profiler:
         result = _train(

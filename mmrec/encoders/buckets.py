@@ -13,19 +13,25 @@ from torch import Tensor
 from mmrec.encoders.work import EncodingWork
 
 SLACK_SHARE = 0.1
-SLACK_TOKENS = 64
-"""A bucket may hold this share of padding, or this many padded tokens: very small buckets cost more than padding."""
+SLACK_TOKENS, SLACK_TOKENS_ON_DEVICE = 64, 4096
+"""A bucket may hold this share of padding, or this many padded tokens: very small buckets cost more than padding.  A
+device works such tokens off while the host is still starting the small operations that one more bucket takes."""
+TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_DEVICE = 1 << 14, 1 << 17
+"""Tokens of a bucket at most, padding included."""
 STEP = 4
 SMALL_PRODUCT = 64
 """Matrix products with fewer rows than this may take other code paths on a CPU, which differ in the last bit."""
 
 
-def plan_buckets(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[npt.NDArray[np.int64]]:
+def plan_buckets(
+    lengths: npt.NDArray[np.int64], *, max_tokens: int, slack_tokens: int = SLACK_TOKENS
+) -> list[npt.NDArray[np.int64]]:
     """Split rows into buckets of similar length, longest first.
 
     Args:
         lengths: shape (rows,), all >= 1.
         max_tokens: most tokens of one bucket, padding included; a single longer row still makes a bucket.
+        slack_tokens: padded tokens that every bucket may hold.
 
     Returns:
         Row numbers of each bucket, the longest row of each first.
@@ -37,7 +43,7 @@ def plan_buckets(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[npt
         length, longest = int(lengths[row]), int(lengths[order[start]])
         padded = longest * (end - start + 1)
         padding = padded - real - length
-        if end > start and (padded > max_tokens or padding > max(SLACK_TOKENS, SLACK_SHARE * padded)):
+        if end > start and (padded > max_tokens or padding > max(slack_tokens, SLACK_SHARE * padded)):
             buckets.append(order[start:end])
             start, real = end, 0
         real += length
@@ -73,7 +79,7 @@ def run_ragged(
     run: Callable[[Tensor, Bool[Tensor, "batch time"] | None], Tensor],
     dim: int,
     work: EncodingWork,
-    max_tokens: int,
+    max_tokens: int | None = None,
     longest: int | None = None,
 ) -> Float[Tensor, "total dim"]:
     """Run a network over ragged rows, bucket by bucket.
@@ -85,7 +91,7 @@ def run_ragged(
             states of shape (batch, time, dim).
         dim: width of the states.
         work: counts what was run.
-        max_tokens: bound on one bucket.
+        max_tokens: bound on one bucket; None for what suits the device.
         longest: longest row the network takes; given, rows are bucketed as :func:`plan_exact` says.
 
     Returns:
@@ -93,14 +99,17 @@ def run_ragged(
     """
     sizes = lengths.detach().cpu().numpy().astype(np.int64)
     starts = np.cumsum(sizes) - sizes
-    exact = longest is not None
+    exact, on_cpu = longest is not None, values.device.type == "cpu"
+    most = max_tokens or (TOKENS_AT_ONCE if on_cpu else TOKENS_AT_ONCE_ON_DEVICE)
+    slack = SLACK_TOKENS if on_cpu else SLACK_TOKENS_ON_DEVICE
+    plan = plan_exact(sizes, max_tokens=most) if exact else plan_buckets(sizes, max_tokens=most, slack_tokens=slack)
     pieces, places = [], []
-    for rows in (plan_exact if exact else plan_buckets)(sizes, max_tokens=max_tokens):
+    for rows in plan:
         width = int(sizes[rows].max())
         width = width if longest is None else min(int(_round_up(np.asarray(width))), longest)
         valid = np.arange(width) < sizes[rows, None]
         index = starts[rows, None] + np.where(valid, np.arange(width), 0)
-        repeats = -(-SMALL_PRODUCT // index.size) if exact and values.device.type == "cpu" else 1
+        repeats = -(-SMALL_PRODUCT // index.size) if exact and on_cpu else 1
         padded = values[torch.from_numpy(np.tile(index, (repeats, 1))).to(values.device)]
         mask = None if valid.all() else torch.from_numpy(np.tile(valid, (repeats, 1))).to(values.device)
         states = run(padded, mask)[: len(rows)].flatten(0, 1)

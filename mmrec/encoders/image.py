@@ -116,6 +116,9 @@ class ImageEncoder(CutEncoder):
         self, pixels: UInt8[Tensor, "batch 3 height width"], *, stop: int
     ) -> Float[Tensor, "batch tokens inner"]:
         normal = ((pixels.float() / 255 - self.mean) / self.std).to(self._dtype)
+        if normal.is_cuda:
+            # Channels side by side are what its fast convolutions take.
+            normal = normal.contiguous(memory_format=torch.channels_last)
         return _never_alone(normal, lambda batch: self._stack.below(batch, stop=stop))
 
     def _finish(self, tokens: Float[Tensor, "batch tokens inner"], *, pooled: bool) -> TokenStates:

@@ -53,13 +53,14 @@ class TextEncoder(CutEncoder):
     Args:
         stack: the network.
         trunk_blocks: blocks below the cut, see :class:`~mmrec.encoders.base.ContentEncoder`.
-        max_padded_tokens: most tokens that go through the network at once, padding included.
+        max_padded_tokens: most tokens that go through the network at once, padding included; None for what suits the
+            device.
 
     Raises:
         ConfigError: the network cannot be cut there.
     """
 
-    def __init__(self, stack: TextStack, *, trunk_blocks: int, max_padded_tokens: int = 16384) -> None:
+    def __init__(self, stack: TextStack, *, trunk_blocks: int, max_padded_tokens: int | None = None) -> None:
         super().__init__(stack.layers, dim=stack.dim, trunk_blocks=trunk_blocks)
         self.max_tokens = stack.max_tokens
         self._stack = stack

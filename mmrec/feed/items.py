@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import Content, ItemBatch, Parts
+from mmrec.batch import Content, ItemBatch, Parts, StoredContent
 from mmrec.feed.catalogue import NO_CAPTION, Catalogue
 from mmrec.storage import RaggedArray
 
@@ -19,8 +19,8 @@ from mmrec.storage import RaggedArray
 class ContentSource(Protocol):
     """Distinct contents of one modality by row: tokens, pixels, vectors, or states of a trunk that has already run."""
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Content:
-        """Return the contents of the given rows, in that order, on the CPU."""
+    def gather(self, rows: npt.NDArray[np.int64]) -> Content | StoredContent:
+        """Return the contents of the given rows, in that order, on the CPU, or where they are stored on the device."""
         ...
 
 

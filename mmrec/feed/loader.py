@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -11,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mmrec.ahead import ahead
 from mmrec.batch import HistoryBatch
 from mmrec.errors import FeedError
 from mmrec.feed.batches import Windows, collate, ranks_within
@@ -165,38 +164,4 @@ class HistoryLoader:
         """Yield the batches of an epoch from ``start`` on."""
         cut = self._cut(epoch)
         made = (self.batch(epoch, index, cut) for index in range(start, len(self)))
-        return made if self._prefetch == 0 else _ahead(made, self._prefetch)
-
-
-def _ahead(batches: Iterator[HistoryBatch], depth: int) -> Iterator[HistoryBatch]:
-    """Prepare batches in a thread, at most ``depth`` ahead; an error there is raised here."""
-    ready: queue.Queue[HistoryBatch | BaseException | None] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(entry: HistoryBatch | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-        except BaseException as error:  # noqa: BLE001  (handed over, raised by the consumer)
-            put(error)
-            return
-        put(None)
-
-    threading.Thread(target=work, daemon=True, name="mmrec-loader").start()
-    try:
-        while (entry := ready.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-    finally:
-        stop.set()
+        return made if self._prefetch == 0 else ahead(made, self._prefetch, name="mmrec-loader")

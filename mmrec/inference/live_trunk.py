@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import Content, TokenStates
+from mmrec.batch import Content, TokenStates, read_content
 from mmrec.encoders.base import ContentEncoder
 from mmrec.feed.items import ContentSource
 from mmrec.inference.trunk_cache import TrunkDtype, round_states
@@ -37,4 +37,4 @@ class LiveTrunk:
     def gather(self, rows: npt.NDArray[np.int64]) -> TokenStates:
         """Return the rounded states of the given rows, on the CPU."""
         assert self.source is not None
-        return self.run(self.source.gather(rows)).to(torch.device("cpu"))
+        return self.run(read_content(self.source.gather(rows))).to(torch.device("cpu"))

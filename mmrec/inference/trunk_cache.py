@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from mmrec.batch import TextContent, TokenStates
+from mmrec.batch import TextContent, TokenStates, read_content
 from mmrec.encoders.base import ContentEncoder
 from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ArtifactError
@@ -81,8 +81,27 @@ class TrunkCache:
     def __len__(self) -> int:
         return len(self.slots)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states of all content rows."""
+        tokens = int(self._lengths[self.slots].sum())
+        return sum(shard.values[:1].nbytes for shard in self.shards[:1]) * tokens
+
+    def whole(self, device: torch.device) -> TokenStates:
+        """Return the states of all content rows on a device, in the number format of the disk."""
+        pieces = [
+            self._read(np.arange(start, min(start + ROWS_AT_ONCE, len(self)))).to(device)
+            for start in range(0, len(self), ROWS_AT_ONCE)
+        ]
+        return _join(pieces)
+
     def gather(self, rows: npt.NDArray[np.int64]) -> TokenStates:
         """Return the states of the given content rows, float32, on the CPU."""
+        states = self._read(rows)
+        self.work.add(cache_hits=len(rows))
+        return TokenStates(states.states.float(), states.lengths)
+
+    def _read(self, rows: npt.NDArray[np.int64]) -> TokenStates:
         assert len(rows), "a trunk cache knows no width for no contents"
         slots = self.slots[rows]
         lengths = self._lengths[slots]
@@ -97,7 +116,6 @@ class TrunkCache:
             entries = slots[start:stop] - (int(self._ends[shard]) - len(self.shards[shard]))
             room = gathered[int(ends[start] - lengths[start]) : int(ends[stop - 1])]
             self.shards[shard].gather_into(entries, room)
-        self.work.add(cache_hits=len(rows))
         return TokenStates(_from_disk(gathered, self.dtype), torch.from_numpy(lengths))
 
 
@@ -191,7 +209,7 @@ class _Filling:
 
     def encode(self, rows: npt.NDArray[np.int64]) -> TokenStates:
         """Run the trunk and round."""
-        states = self.encoder.trunk(self.source.gather(rows).to(self.device))
+        states = self.encoder.trunk(read_content(self.source.gather(rows).to(self.device)))
         return TokenStates(_round(states.states, self.dtype).cpu(), states.lengths.cpu())
 
     def estimate_bytes(self, rows: npt.NDArray[np.int64]) -> int:
@@ -244,8 +262,8 @@ def _to_disk(states: Shaped[Tensor, "total dim"]) -> npt.NDArray[np.generic]:
 
 def _from_disk(values: npt.NDArray[np.generic], dtype: TrunkDtype) -> Float[Tensor, "total dim"]:
     if dtype == "bfloat16":
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).float()
-    return torch.from_numpy(values).float()
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def _as_keys(hashes: npt.NDArray[np.uint8]) -> _Keys:

@@ -15,13 +15,13 @@ def drop(values: Float[Tensor, "*shape"], share: float) -> Float[Tensor, "*shape
     """Set a share of the values to zero and scale the others so that the mean stays.
 
     torch draws a floating-point number for each value on a CPU, which costs five times what this does: four values
-    share one 64-bit draw.
+    share one 64-bit draw.  A compiler knows torch's own dropout and would have to cut its graph in two here.
 
     Args:
         values: any shape.
         share: of the values, in [0, 1).
     """
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.dropout(values, share)
     hidden = round(share * 2**BITS)
     draws = torch.empty(-(-values.numel() * BITS // 64), dtype=torch.int64).random_(-(2**63), None)
@@ -56,7 +56,7 @@ def attend(
 ) -> Float[Tensor, "users heads time head_dim"]:
     """Scaled dot-product attention, with dropout on its weights.
 
-    With dropout torch leaves its fused kernel on a CPU anyway.
+    With dropout torch leaves its fused kernel on a CPU anyway; what is compiled leaves the choice to the compiler.
 
     Args:
         queries: by head.
@@ -65,7 +65,7 @@ def attend(
         mask: added to the scores.
         share: of the weights that are dropped.
     """
-    if share and queries.device.type == "cpu":
+    if share and queries.device.type == "cpu" and not torch.compiler.is_compiling():
         scores = torch.matmul(queries * queries.shape[3] ** -0.5, keys.transpose(2, 3)) + mask
         return torch.matmul(drop(scores.softmax(dim=3), share), values)
     return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=share)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mmrec.batch import IdContent, ItemBatch, Parts
+from mmrec.batch import IdContent, ItemBatch, Parts, read_content
 from mmrec.encoders.base import BlockEncoder, ContentEncoder
 from mmrec.model.fusion import Fusion
 from mmrec.model.parts import draw_dropped, first_contents, presence, slice_parts, without
@@ -148,7 +148,7 @@ class ItemEncoder(nn.Module):
             tokens, alone, vectors = None, [], no_id * self.unknown
         else:
             shown = {name: parts[name] for name in self.modalities if name in parts}
-            encoded = {name: self.encoder(name)(part.content) for name, part in shown.items()}
+            encoded = {name: self.encoder(name)(read_content(part.content)) for name, part in shown.items()}
             tokens = self.assembler(shown, encoded, num_items=num_items)
             views = [tokens.view(chosen, modality=self.modalities.index(name)) for name in compare]
             fused = self.fusion(tokens.joined(views))
@@ -192,7 +192,7 @@ class ItemEncoder(nn.Module):
         self.eval()
         for name in self.modalities:
             if name in items.parts and self.assembler is not None:
-                encoded = self.encoder(name)(items.parts[name].content)
+                encoded = self.encoder(name)(read_content(items.parts[name].content))
                 self.assembler.projection(name).calibrate(encoded)
         self.train(training)
 

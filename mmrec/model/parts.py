@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrec.batch import Content, IdContent, ImageContent, Parts, TextContent, TokenStates, VectorContent
+from mmrec.batch import Parts, StoredContent, take
 
 
 def presence(parts: Mapping[str, Parts], modalities: Sequence[str], like: Tensor) -> Bool[Tensor, "items modalities"]:
@@ -53,11 +53,12 @@ def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
     used[content_index] = True
     if bool(used.all()):
         return replace(parts, item_index=item_index, content_index=content_index)
+    rows, content = used.nonzero()[:, 0], parts.content
     return Parts(
-        content=_select(parts.content, used),
+        content=content.map(lambda kept: kept[rows]) if isinstance(content, StoredContent) else take(content, rows),
         item_index=item_index,
         content_index=(used.cumsum(0) - 1)[content_index],
-        content_rows=None if parts.content_rows is None else parts.content_rows[used],
+        content_rows=None if parts.content_rows is None else parts.content_rows[rows],
     )
 
 
@@ -74,23 +75,3 @@ def first_contents(parts: Parts, items: Int[Tensor, " rows"]) -> Int[Tensor, " r
     """Return the first content of each of some items, which all have one: its number in the feed or the batch."""
     first = parts.content_index[torch.searchsorted(parts.item_index, items)]
     return first if parts.content_rows is None else parts.content_rows[first]
-
-
-def _select(content: Content, used: Bool[Tensor, " contents"]) -> Content:
-    match content:
-        case ImageContent():
-            return ImageContent(pixels=content.pixels[used])
-        case VectorContent():
-            return VectorContent(vectors=content.vectors[used])
-        case IdContent():
-            return IdContent(
-                item_rows=content.item_rows[used], counts=content.counts[used], trends=content.trends[used]
-            )
-        case TextContent():
-            return TextContent(token_ids=content.token_ids[_rows(used, content.lengths)], lengths=content.lengths[used])
-        case TokenStates():
-            return TokenStates(states=content.states[_rows(used, content.lengths)], lengths=content.lengths[used])
-
-
-def _rows(used: Bool[Tensor, " contents"], lengths: Int[Tensor, " contents"]) -> Bool[Tensor, " total"]:
-    return torch.repeat_interleave(used, lengths)

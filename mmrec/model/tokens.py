@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.batch import Movable, Parts, TokenStates
+from mmrec.batch import Movable, Parts, TokenStates, ragged_places
 from mmrec.encoders.base import mean_tokens
 from mmrec.model.dropout import drop
 from mmrec.model.parts import presence
@@ -127,25 +127,6 @@ class ItemTokens(Movable):
         places = (starts.unsqueeze(1) + columns.where(valid, 0)).flatten()
         states = self.states.index_select(0, index.index_select(0, places))
         return TokenBlock(items=items, states=states.view(len(items), width, states.shape[1]), valid=valid)
-
-
-def ragged_places(
-    counts: Int[Tensor, " rows"], chosen: Int[Tensor, " chosen"]
-) -> tuple[Int[Tensor, " references"], Int[Tensor, " references"]]:
-    """Where the entries of some rows are, of rows that lie end to end.
-
-    Args:
-        counts: shape (rows,), entries of each.
-        chosen: shape (chosen,), rows wanted, in the order wanted.
-
-    Returns:
-        For every entry of the chosen rows its place, and which of the chosen it belongs to.
-    """
-    starts = (counts.cumsum(0) - counts).index_select(0, chosen)
-    lengths = counts.index_select(0, chosen)
-    owners = torch.repeat_interleave(lengths)
-    moved = starts - (lengths.cumsum(0) - lengths)
-    return torch.arange(len(owners), device=owners.device) + moved.index_select(0, owners), owners
 
 
 def _with_null(

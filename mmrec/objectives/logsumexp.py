@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmrec.objectives.negatives import Pairs
+from mmrec.objectives.row_softmax import fuses, softmax_rows
 from mmrec.objectives.terms import wide
 
 CPU_BLOCK = (512, 1024)
 """Targets and candidates of a block that stays in a core's cache: scores and probabilities, 4 MB in float32."""
-DEVICE_BLOCK = 1 << 24
-"""Scores of a block elsewhere: with the probabilities, 128 MB in float32."""
+DEVICE_BLOCK = 1 << 25
+"""Scores of a block elsewhere: 128 MB in float32.  Smaller blocks would stay in a GPU's cache between product and softmax,
+but are worked off before the host has started what comes next: at 2^21 scores an H200 waited most of the time."""
+DEVICE_COLUMNS = 1 << 13
+"""Candidates of a block elsewhere, at most: rows that the softmax does in one pass."""
 
 
 def weighted_logsumexp(
@@ -101,10 +105,15 @@ class _BlockPairs:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How scores are cut into blocks, and what is done to each of them."""
+    """How scores are cut into blocks, and what is done to each of them.
+
+    ``together`` counts the targets whose running sums are brought up to date at once.  On a CPU those of one block, while
+    they are in its cache; elsewhere all, for a block is over in less time than it takes to start so many small operations.
+    """
 
     rows: int
     columns: int
+    together: int
     log_weights: Tensor | None
     unweighted: _BlockPairs | None
     excluded: _BlockPairs | None
@@ -123,7 +132,7 @@ class _Plan:
     ) -> _Plan:
         assert chunk > 0
         on_cpu = targets.device.type == "cpu"
-        columns = max(min(chunk, len(candidates), CPU_BLOCK[1] if on_cpu else chunk), 1)
+        columns = max(min(chunk, len(candidates), CPU_BLOCK[1] if on_cpu else DEVICE_COLUMNS), 1)
         rows = max(min(len(targets), CPU_BLOCK[0] if on_cpu else DEVICE_BLOCK // columns), 1)
 
         def by_block(pairs: Pairs | None) -> _BlockPairs | None:
@@ -132,47 +141,53 @@ class _Plan:
             return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns)
 
         weighted = by_block(unweighted) if log_weights is not None else None
-        return cls(rows, columns, log_weights, weighted, by_block(excluded), window)
+        together = rows if on_cpu else max(len(targets), 1)
+        return cls(rows, columns, together, log_weights, weighted, by_block(excluded), window)
+
+    def groups(self, num_targets: int) -> Iterator[slice]:
+        """Yield the targets whose running sums are brought up to date together."""
+        for first in range(0, num_targets, self.together):
+            yield slice(first, min(first + self.together, num_targets))
 
     def blocks(
-        self, targets: Tensor, chunk: Tensor, start: int, buffers: Tensor
+        self, targets: Tensor, chunk: Tensor, start: int, group: slice, buffers: tuple[Tensor, Tensor]
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield rows, probabilities within the block and logarithm of its sum, for each block of one chunk.
+        """Yield rows, probabilities within the block and logarithm of its sum, for each block of one chunk and group.
 
-        The probabilities are overwritten by the next block's.  torch's softmax does the work: it is one pass over the
-        scores, and twice as fast as subtraction, exponential and sum one by one.
+        The probabilities are overwritten by the next block's.
         """
-        for first in range(0, len(targets), self.rows):
-            rows = slice(first, min(first + self.rows, len(targets)))
-            scores, probabilities = (
-                flat[: (rows.stop - first) * len(chunk)].view(-1, len(chunk)) for flat in buffers.unbind()
-            )
+        for first in range(group.start, group.stop, self.rows):
+            rows = slice(first, min(first + self.rows, group.stop))
+            scores, probabilities = (flat[: (rows.stop - first) * len(chunk)].view(-1, len(chunk)) for flat in buffers)
             torch.mm(targets[rows], chunk.T, out=scores)
-            self._weigh(scores, start // self.columns * -(-len(targets) // self.rows) + first // self.rows, start)
+            block = start // self.columns * -(-len(targets) // self.rows) + first // self.rows
+            log_weights = self._weigh(scores, block, start)
             if self.window is not None:
                 self.window.hide(scores, row=first, column=start)
-            highest = scores.amax(1, keepdim=True)
-            torch.softmax(scores, 1, out=probabilities)
-            yield rows, probabilities, highest - probabilities.amax(1, keepdim=True).log()
+            yield rows, probabilities, softmax_rows(scores, log_weights, out=probabilities)
 
-    def _weigh(self, scores: Tensor, block: int, start: int) -> None:
-        """Add the candidates' logarithmic weights to the scores of a block, and take out what is excluded."""
+    def _weigh(self, scores: Tensor, block: int, start: int) -> Tensor | None:
+        """Take out of a block what is excluded; return the weights that are still to be added, if any.
+
+        What is excluded stays so whatever is added to it.  An unweighted pair would not stay as it is.
+        """
         flat = scores.view(-1)
-        if self.log_weights is not None:
-            weights = self.log_weights[start : start + scores.shape[1]]
-            if self.unweighted is None:
-                scores.add_(weights)
-            else:
-                places = self.unweighted.of(block)
+        log_weights = None if self.log_weights is None else self.log_weights[start : start + scores.shape[1]]
+        if log_weights is not None and self.unweighted is not None:
+            places = self.unweighted.of(block)
+            if len(places):
                 kept = flat[places]
-                scores.add_(weights)
+                scores.add_(log_weights)
                 flat[places] = kept
+                log_weights = None
         if self.excluded is not None:
             flat.index_fill_(0, self.excluded.of(block), _lowest(scores))
+        return log_weights
 
-    def buffers(self, like: Tensor) -> Tensor:
-        """Return room for the scores and the probabilities of a block."""
-        return like.new_empty(2, self.rows * self.columns)
+    def buffers(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return room for the scores and the probabilities of a block: one and the same where that is fastest."""
+        rooms = like.new_empty(1 if fuses(like) else 2, self.rows * self.columns)
+        return rooms[0], rooms[-1]
 
 
 def _lowest(like: Tensor) -> float:
@@ -207,17 +222,21 @@ def _accumulate(targets: Tensor, candidates: Tensor, plan: _Plan, *, needs_mean:
     total = targets.new_full((len(targets), 1), _lowest(targets))
     mean = torch.zeros_like(targets) if needs_mean else targets.new_empty(0)
     buffers = plan.buffers(targets)
-    block_mean = targets.new_empty(plan.rows, targets.shape[1])
+    group_mean = targets.new_empty(plan.together, targets.shape[1])
     for start in range(0, len(candidates), plan.columns):
         chunk = candidates[start : start + plan.columns].to(targets.dtype)
-        for rows, probabilities, block_total in plan.blocks(targets, chunk, start, buffers):
-            before = total[rows]
-            after = torch.logaddexp(before, block_total)
+        for group in plan.groups(len(targets)):
+            block_totals = []
+            for rows, probabilities, block_total in plan.blocks(targets, chunk, start, group, buffers):
+                block_totals.append(block_total)
+                if needs_mean:
+                    torch.mm(probabilities, chunk, out=group_mean[rows.start - group.start : rows.stop - group.start])
+            before, here = total[group], torch.cat(block_totals)
+            after = torch.logaddexp(before, here)
             if needs_mean:
-                torch.mm(probabilities, chunk, out=block_mean[: len(after)])
-                shares = (before - after).exp(), (block_total - after).exp()
-                mean[rows].mul_(shares[0]).addcmul_(block_mean[: len(after)], shares[1])
-            total[rows] = after
+                shares = (before - after).exp(), (here - after).exp()
+                mean[group].mul_(shares[0]).addcmul_(group_mean[: len(after)], shares[1])
+            total[group] = after
     none = total <= _lowest(targets) / 2
     return total.masked_fill_(none, -torch.inf), mean.masked_fill_(none, 0.0) if needs_mean else mean
 
@@ -227,10 +246,10 @@ def _candidate_gradient(targets: Tensor, candidates: Tensor, total: Tensor, grad
     gradient = torch.zeros_like(candidates)
     scaled = targets * grad
     total = total.masked_fill(total.isneginf(), torch.inf)  # no candidate, no share
-    buffers = plan.buffers(targets)
+    buffers, every = plan.buffers(targets), slice(0, len(targets))
     for start in range(0, len(candidates), plan.columns):
         part = slice(start, start + plan.columns)
-        for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, buffers):
+        for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, every, buffers):
             share = (block_total - total[rows]).exp()
             gradient[part].addmm_(probabilities.T, scaled[rows] * share)
     return gradient

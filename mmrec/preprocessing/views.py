@@ -51,6 +51,15 @@ class TokenView:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all token ids."""
+        return int(self.token_ids.values.nbytes)
+
+    def whole(self, device: torch.device) -> TextContent:
+        """Return all captions on a device."""
+        return self.gather(np.arange(len(self))).to(device)
+
     def gather(self, rows: npt.NDArray[np.int64]) -> TextContent:
         """Return the captions of the given rows."""
         ragged = self.token_ids.gather(rows)
@@ -72,14 +81,24 @@ class PixelView:
     def __len__(self) -> int:
         return sum(len(chunk) for chunk in self.chunks)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return sum(chunk.nbytes for chunk in self.chunks)
+
+    def whole(self, device: torch.device) -> ImageContent:
+        """Return all pictures on a device."""
+        return ImageContent(torch.cat([torch.from_numpy(np.array(chunk)).to(device) for chunk in self.chunks]))
+
     def gather(self, rows: npt.NDArray[np.int64]) -> ImageContent:
         """Return the pictures of the given rows."""
         pixels = np.empty((len(rows), 3, self.side, self.side), np.uint8)
         if len(rows):
             number, place = np.divmod(rows, len(self.chunks[0]))
-            for chunk in np.unique(number):
-                wanted = number == chunk
-                pixels[wanted] = self.chunks[chunk][place[wanted]]
+            first = np.concatenate([[0], np.flatnonzero(np.diff(number)) + 1, [len(rows)]])
+            # Neighbours mostly lie in one chunk: each run of them is copied once, straight to where it belongs.
+            for start, stop in zip(first[:-1], first[1:], strict=True):
+                np.take(self.chunks[number[start]], place[start:stop], axis=0, out=pixels[start:stop], mode="clip")
         return ImageContent(torch.from_numpy(pixels))
 
 

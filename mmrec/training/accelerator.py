@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
 
 from mmrec.errors import ConfigError
@@ -20,13 +21,28 @@ def open_accelerator(device: torch.device) -> Accelerator:
     whose random numbers a validation must leave alone.
 
     Raises:
-        ConfigError: this process trained on another device before, to which accelerate holds; or several processes
-            were started for one card.
+        ConfigError: several processes were started for one card, or have trained on another kind of device before.
     """
-    if device.type != "cuda" or device.index is None:
+    if launched_processes() == 1:
+        # accelerate remembers the device of the first training of a process, and gives it to all that follow.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda" and device.index is not None:
+        accelerator = _on_card(device)
+    else:
         # A process may have to wait for another that encodes a whole catalogue; one that dies is its launcher's affair.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
-        return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patience])
+        accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patience])
+    if accelerator.device.type != device.type or device.index not in (None, accelerator.device.index):
+        raise ConfigError(
+            f"a process that trains on {device} alone",
+            got=f"one that has trained on {accelerator.device}",
+            where="--device",
+            fix="Start another process for it.",
+        )
+    return accelerator
+
+
+def _on_card(device: torch.device) -> Accelerator:
     if launched_processes() > 1:
         raise ConfigError(
             "one process on one card",
@@ -36,12 +52,4 @@ def open_accelerator(device: torch.device) -> Accelerator:
         )
     torch.cuda.set_device(device)
     with patch_environment(accelerate_torch_device=str(device)):
-        accelerator = Accelerator()
-    if accelerator.device != device:
-        raise ConfigError(
-            f"a process that trains on {device} alone",
-            got=f"one that has trained on {accelerator.device}",
-            where="--device",
-            fix="Start another process for it.",
-        )
-    return accelerator
+        return Accelerator()

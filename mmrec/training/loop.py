@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmrec.batch import HistoryBatch, ModelOutput
+from mmrec.batch import ModelOutput
 from mmrec.errors import ConfigError, MmrecError, near_names
 from mmrec.training.checkpoint import checkpoint_name
 from mmrec.training.clock import Clock
@@ -48,6 +48,7 @@ from mmrec.training.progress import Progress
 from mmrec.training.ranks import Ranks
 from mmrec.training.sharding import clip_gradients
 from mmrec.training.tracking import Tracker
+from mmrec.training.transfer import SentBatch, send_ahead
 
 
 def train(
@@ -197,7 +198,8 @@ class _Training:
         self.model.train()
         self.clock.restart()
         if self.progress.batch < len(self.loader):
-            self._run_batches(self.loader.batches(epoch=self.progress.epoch, start=self.progress.batch))
+            batches = self.loader.batches(epoch=self.progress.epoch, start=self.progress.batch)
+            self._run_batches(send_ahead(batches, self.accelerator.device))
         self._finish_epoch()
 
     def save(self) -> None:
@@ -221,7 +223,7 @@ class _Training:
             history=list(state.history),
         )
 
-    def _run_batches(self, batches: Iterator[HistoryBatch]) -> None:
+    def _run_batches(self, batches: Iterator[SentBatch]) -> None:
         while self.progress.batch < len(self.loader):
             with self.clock.waiting(), self.profiler.section(WAITING):
                 batch = next(batches)
@@ -243,9 +245,9 @@ class _Training:
             self.bank = bank.clone() if bank.is_inference() else bank.detach()
             self.progress.bank_step = step
 
-    def _run_batch(self, batch: HistoryBatch) -> StepReport | None:
+    def _run_batch(self, sent: SentBatch) -> StepReport | None:
         """Add one batch's gradient; at the end of its group take a step, log and save as is due."""
-        state, settings = self.progress, self.settings
+        state, settings, batch = self.progress, self.settings, sent.host
         if self.work is not None:
             self.work.count(batch)
         if self.ranks.count > 1 and (batch.share is None or len(batch.share.sizes) != self.ranks.count):
@@ -255,7 +257,7 @@ class _Training:
                 where="the loader",
                 fix="Give it this process's rank and their number, or start one process.",
             )
-        if batch.num_targets == 0 or not self._accumulate(batch):
+        if batch.num_targets == 0 or not self._accumulate(sent):
             state.skipped_batches += 1
         state.batch += 1
         if state.batch % settings.accumulate and state.batch < len(self.loader):
@@ -269,12 +271,12 @@ class _Training:
             self.save()
         return StepReport(state.epoch, state.step, self._total_steps, terms.get("loss", math.nan))
 
-    def _accumulate(self, batch: HistoryBatch) -> bool:
+    def _accumulate(self, sent: SentBatch) -> bool:
         """Add the gradient of one batch to those of its group; return False where the loss finds no target."""
         device = self.accelerator.device
         narrow = is_narrow(self.settings.precision, device)
         with self.profiler.section(TRANSFER):
-            batch = batch.to(device, non_blocking=True)
+            batch = sent.receive(device)
         with self.profiler.batch(targets=len(batch.targets)), fit_attention(device, narrow=narrow):
             with mixed_precision(device, enabled=narrow):
                 output = self.model(batch)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -12,21 +13,25 @@ REPEATS = 5
 Shape = Sequence[int]
 
 
-def operation_counter() -> FlopCounterMode:
-    """Return a context that counts the floating-point operations of matrix products, convolutions and attention.
+@contextmanager
+def operation_counter() -> Iterator[FlopCounterMode]:
+    """Count the floating-point operations of matrix products, convolutions and attention in a block.
 
     A multiplication and its addition are two.  Not counted: whatever is done element by element, recurrent layers that
-    a GPU runs as one kernel, and the optimiser.  Results stay the same to the bit; every operation passes through
-    Python, which takes time.
+    a GPU runs as one kernel, and the optimiser.  Results stay the same to the bit, of what is not compiled; every
+    operation passes through Python, which takes time.
     """
     aten = torch.ops.aten  # whose attention on a CPU torch's own table lacks
-    return FlopCounterMode(
+    counter = FlopCounterMode(
         display=False,
         custom_mapping={
             aten._scaled_dot_product_flash_attention_for_cpu: _attention,
             aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
         },
     )
+    # A compiled block would hide its operations in kernels of its own; it runs as it is written meanwhile.
+    with torch.compiler.set_stance("force_eager"), counter:
+        yield counter
 
 
 def matrix_peak(

@@ -16,7 +16,7 @@ from field.sentences import SentenceEncoder, is_installed
 from transformers import BertConfig, BertModel
 
 from benchmarks.bare_encoders import bare_image, bare_text
-from benchmarks.made_feed import FIRST_WORD, Contents, Likeness, MadeFeed, reader_of
+from benchmarks.made_feed import FIRST_WORD, Likeness, MadeFeed, reader_of
 from benchmarks.measure import Row, alternate, ratios
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
@@ -125,7 +125,7 @@ class ItemSide:
 
     def encode(self) -> None:
         """Encode every item."""
-        reader = reader_of(Contents(self._feed.texts), Contents(self._feed.images), items=len(self._rows))
+        reader = reader_of(self._feed.text_view, self._feed.image_view, items=len(self._rows))
         self._encode(reader)
 
     def fill_and_encode(self) -> None:
@@ -138,8 +138,8 @@ class ItemSide:
                     encoder, source, hashes, Path(folder), preprocessing_fingerprint="", device=self.device
                 )
                 for encoder, source in (
-                    (self.text, Contents(self._feed.texts)),
-                    (self.image, Contents(self._feed.images)),
+                    (self.text, self._feed.text_view),
+                    (self.image, self._feed.image_view),
                 )
             ]
             self._encode(reader_of(*caches, items=len(self._rows)))
@@ -197,8 +197,8 @@ def encode(*, size: str, device: str, rounds: int) -> Iterator[Row]:
         side = ItemSide(shapes, feed, frozen=frozen, device=device)
         rows = np.arange(shapes.items)
         bare = (
-            bare_text(side.text, feed.texts(rows), device=device),
-            bare_image(side.image, feed.images(rows), device=device),
+            bare_text(side.text, feed.text_view.gather(rows), device=device),
+            bare_image(side.image, feed.image_view.gather(rows), device=device),
         )
         own = side.fill_and_encode if frozen else side.encode
         seconds = alternate({"mmrec": own, "text": bare[0], "image": bare[1]}, rounds=rounds, device=device)

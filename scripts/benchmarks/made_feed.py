@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmrec.batch import Content, HistoryBatch, ImageContent, TextContent, TokenStates
+from mmrec.batch import HistoryBatch
 from mmrec.feed.batches import Windows, collate
 from mmrec.feed.histories import Histories
 from mmrec.feed.items import ContentSource, ItemReader, Modality, optional_links
+from mmrec.preprocessing.views import PixelView, TokenView
 from mmrec.storage import RaggedArray
 
 FIRST_WORD = 5
@@ -73,14 +73,15 @@ class MadeFeed:
         pictures = torch.randint(0, 256, (likeness.items, 3, side, side), dtype=torch.uint8)
         return cls(RaggedArray(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)), pictures, likeness)
 
-    def texts(self, rows: npt.NDArray[np.int64]) -> TextContent:
-        """Return captions."""
-        part = self.captions.gather(rows)
-        return TextContent(torch.from_numpy(part.values.astype(np.int64)), torch.from_numpy(part.lengths))
+    @property
+    def text_view(self) -> TokenView:
+        """The captions, as a prepared feed keeps them."""
+        return TokenView(RaggedArray(self.captions.values.astype(np.int32), self.captions.offsets), truncated=0)
 
-    def images(self, rows: npt.NDArray[np.int64]) -> ImageContent:
-        """Return pictures."""
-        return ImageContent(self.pictures[torch.from_numpy(rows)])
+    @property
+    def image_view(self) -> PixelView:
+        """The pictures, as a prepared feed keeps them."""
+        return PixelView((self.pictures.numpy(),), side=self.pictures.shape[2])
 
     def padded(self, rows: npt.NDArray[np.int64], *, max_tokens: int) -> Tensor:
         """Return captions padded to the longest allowed with 0, as the field does; row -1 is padding itself."""
@@ -130,30 +131,6 @@ def batch_of(
         opens=np.zeros(len(users), bool),
     )
     return collate(histories, windows, reader, negatives=negatives)
-
-
-class Contents:
-    """Contents by row, through a function; a content source."""
-
-    def __init__(self, read: Callable[[npt.NDArray[np.int64]], Content]) -> None:
-        self._read = read
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Content:
-        """Return the contents of some rows."""
-        return self._read(rows)
-
-
-class CachedStates:
-    """What a trunk gives for every row, in memory; a content source."""
-
-    def __init__(self, states: TokenStates) -> None:
-        ends = np.concatenate([[0], np.cumsum(states.lengths.numpy())]).astype(np.int64)
-        self._ragged = RaggedArray(states.states.numpy(), ends)
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> TokenStates:
-        """Return the states of some rows."""
-        part = self._ragged.gather(rows)
-        return TokenStates(torch.from_numpy(part.values), torch.from_numpy(part.lengths))
 
 
 def reader_of(text: ContentSource, image: ContentSource, *, items: int) -> ItemReader:

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from field.training import Negatives, PaddedModel
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from benchmarks.made_feed import HM_LIKE, ML1M_LIKE, CachedStates, Contents, Likeness, MadeFeed, batch_of, reader_of
-from benchmarks.measure import Row, alternate, ratios
-from mmrec.batch import Content, HistoryBatch, TokenStates
+from benchmarks.made_feed import HM_LIKE, ML1M_LIKE, Likeness, MadeFeed, batch_of, reader_of
+from benchmarks.measure import Row, alternate, ratios, wait
+from mmrec.ahead import ahead
+from mmrec.batch import HistoryBatch
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.timm_image import TimmStack
 from mmrec.encoders.transformers_text import TransformersStack
+from mmrec.feed.items import ItemReader
+from mmrec.inference.device_contents import keep_on_device
+from mmrec.inference.trunk_cache import TrunkCache
 from mmrec.model.fusion import BottleneckFusion
 from mmrec.model.item_encoder import ItemEncoder
 from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
+from mmrec.preprocessing.views import PixelView, TokenView
+from mmrec.storage import RaggedArray
+from mmrec.training.compilation import compile_blocks
 from mmrec.training.loss import TrainingLoss
+from mmrec.training.operations import matrix_peak, operation_counter
 from mmrec.training.precision import mixed_precision
+from mmrec.training.transfer import send_ahead
 
 HALF = (0.5, 0.5, 0.5)
 WORDS = 30_000
 BATCHES = 3
 """Different batches that the sides cycle through."""
+AT_ONCE = {"cpu": 512, "cuda": 64}
+"""Users whose padded slots the field encodes at once: beyond, their activations do not fit on a card."""
+PEAK_SHARE = 0.45
+MOST_WAITING = 0.02
+WARM_UP, STEPS = 3, 6
+"""Batches before and in the measurement of waiting."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +105,18 @@ class Trial:
         self.model = self._recommender(text, image).to(self.device).train()
         self.encoders = {"text": text, "image": image}
         items = likeness.items
-        reader = reader_of(Contents(self.feed.texts), Contents(self.feed.images), items=items)
-        if cached:
-            every = np.arange(items)
-            sources = [CachedStates(self._trunk(name, every)) for name in ("text", "image")]
-            reader = reader_of(*sources, items=items)
+        views = {"text": self.feed.text_view, "image": self.feed.image_view}
+        sources = [self._trunk_cache(name, views[name]) if cached else views[name] for name in views]
+        self.reader = reader_of(*sources, items=items)
         self.users = [self.feed.users(shapes.users, seed=number) for number in range(BATCHES)]
-        generator = np.random.default_rng(7)
-        self.batches = [
-            batch_of(users, reader, negatives=generator.choice(items, shapes.users, replace=False)).to(self.device)
-            for users in self.users
-        ]
+        self.batches = [self.batch(number, self.reader).to(self.device) for number in range(BATCHES)]
         self.bank = torch.nn.functional.normalize(torch.randn(items, self.model.width, device=self.device), dim=1)
         self.loss = TrainingLoss(kind="full_softmax", mask_history=True)
+        # The field's contents lie on the device too; row -1 is padding, which is encoded like any other slot.
+        rows = np.append(np.arange(items), -1)
+        self.padded_captions = self.feed.padded(rows, max_tokens=shapes.max_tokens).to(self.device)
+        self.padded_captions[:, 0].clamp_(min=1)  # blank captions still hold their first token
+        self.pictures = self.feed.pictures.to(self.device)
         field_width = sum(encoder.dim for encoder in self.encoders.values())
         self.peer = PaddedModel(
             self._field_text,
@@ -131,12 +145,18 @@ class Trial:
             scorer=Scorer(dim=dim),
         )
 
-    def _trunk(self, name: str, rows: npt.NDArray[np.int64]) -> TokenStates:
-        read: Callable[[npt.NDArray[np.int64]], Content] = self.feed.texts if name == "text" else self.feed.images
-        pieces = [self.encoders[name].trunk(read(part).to(self.device)) for part in np.array_split(rows, 16)]
-        return TokenStates(
-            torch.cat([piece.states for piece in pieces]).cpu(), torch.cat([piece.lengths for piece in pieces]).cpu()
-        )
+    def batch(self, number: int, reader: ItemReader) -> HistoryBatch:
+        """Collate a batch, with as many negatives as users."""
+        generator = np.random.default_rng(number)
+        negatives = generator.choice(self.feed.likeness.items, self.shapes.users, replace=False)
+        return batch_of(self.users[number % BATCHES], reader, negatives=negatives)
+
+    def _trunk_cache(self, name: str, view: TokenView | PixelView) -> TrunkCache:
+        every = np.arange(len(view))
+        parts = [self.encoders[name].trunk(view.gather(rows).to(self.device)) for rows in np.array_split(every, 16)]
+        ends = torch.cat([part.lengths.cpu() for part in parts]).cumsum(0).numpy()
+        states = torch.cat([part.states.cpu() for part in parts]).numpy()
+        return TrunkCache(every, (RaggedArray(states, np.concatenate([[0], ends])),), "float32")
 
     def _live(self, own: Iterator[nn.Parameter]) -> list[nn.Parameter]:
         shared = [p for module in (self.bert, self.vit) for p in module.parameters() if p.requires_grad]
@@ -152,7 +172,10 @@ class Trial:
 
     def step(self, number: int) -> None:
         """Take a step as mmrec takes it."""
-        batch: HistoryBatch = self.batches[number % BATCHES]
+        self.learn(self.batches[number % BATCHES])
+
+    def learn(self, batch: HistoryBatch) -> None:
+        """Take a step on a batch that lies on the device."""
         with mixed_precision(self.device, enabled=self.device.type == "cuda"):
             output = self.model(batch)
         torch.autograd.backward(self.loss(output, batch, self.bank).total)
@@ -167,8 +190,16 @@ class Trial:
         for encoder in self.encoders.values():
             encoder.zero_grad(set_to_none=True)
 
+    @cached_property
+    def operations(self) -> float:
+        """Matrix operations of a step, forward and backward, as a mean over the batches; first asked before compiling."""
+        with operation_counter() as counter:
+            for number in range(BATCHES):
+                self.step(number)
+        return counter.get_total_flops() / BATCHES
+
     def padded_step(self, number: int, *, negatives: Negatives) -> None:
-        """Take a step as the field takes it, over the same users."""
+        """Take a step as the field takes it, over the same users; as many at once as a card has room for."""
         slots = self.feed.likeness.length + 1
         generator = np.random.default_rng(number)
         rows = np.full((self.shapes.users, slots * (2 if negatives == "one" else 1)), -1, np.int64)
@@ -176,13 +207,13 @@ class Trial:
             row[slots - len(items) : slots] = items
             if negatives == "one":
                 row[2 * slots - len(items) :] = generator.integers(0, self.feed.likeness.items, len(items))
-        flat = rows.reshape(-1)
-        ids = self.feed.padded(flat, max_tokens=self.shapes.max_tokens)
-        ids[:, 0] = ids[:, 0].clamp(min=1)  # blank captions still hold their first token
-        pixels = self.feed.pictures[torch.from_numpy(np.maximum(flat, 0))]
-        with mixed_precision(self.device, enabled=self.device.type == "cuda"):
-            loss = self.peer(ids.to(self.device), pixels.to(self.device), users=self.shapes.users, negatives=negatives)
-        torch.autograd.backward(loss)
+        at_once = AT_ONCE[self.device.type]
+        for part in torch.from_numpy(rows).to(self.device).split(at_once):
+            flat = part.flatten()
+            captions, pictures = self.padded_captions[flat], self.pictures[flat.clamp(min=0)]
+            with mixed_precision(self.device, enabled=self.device.type == "cuda"):
+                loss = self.peer(captions, pictures, users=len(part), negatives=negatives)
+            torch.autograd.backward(loss * len(part) / len(rows))
         self._finish("field", self.peer)
 
     def _finish(self, side: str, module: nn.Module) -> None:
@@ -206,43 +237,95 @@ class Trial:
 
 
 def train(*, size: str, device: str, rounds: int) -> Iterator[Row]:
-    """Full fine-tuning, then the top block live over a cached trunk, on histories like H&M's and like MovieLens's."""
-    kind = "cuda" if device.startswith("cuda") else "cpu"
+    """Full fine-tuning, then the top block live over a cached trunk, on histories like H&M's and like MovieLens's.
+
+    On a GPU the live blocks are compiled, those of the field too, after a look at the step without.
+    """
+    on_gpu = device.startswith("cuda")
     for cached, shapes in ((False, FULL[size]), (True, CACHED[size])):
-        depth = f"top {shapes.live} live, trunk cached" if cached else "full fine-tuning"
-        asked = {"floor": 1.15 if cached else 1.10, "field": (8.0 if kind == "cpu" else 10.0) if cached else 2.5}
-        for name, likeness in (("hm-like", HM_LIKE), ("ml1m-like", ML1M_LIKE)):
+        for likeness in (HM_LIKE, ML1M_LIKE):
             trial = Trial(shapes, likeness, cached=cached, device=device)
-            sides: dict[str, Callable[[int], None]] = {
-                "mmrec": trial.step,
-                "floor": trial.encode_only,
-                "field, in-batch loss": partial(trial.padded_step, negatives="in_batch"),
-                "field, one negative": partial(trial.padded_step, negatives="one"),
-            }
-            turns = dict.fromkeys(sides, 0)
+            if on_gpu:
+                yield from measure_step(trial, size=size, rounds=rounds, compiled=False, field=False)
+                compile_blocks(trial.model)
+            yield from measure_step(trial, size=size, rounds=rounds, compiled=on_gpu, field=True)
 
-            def turn(side: str, run: Callable[[int], None], turns: dict[str, int] = turns) -> None:
-                run(turns[side])
-                turns[side] += 1
 
-            seconds = alternate(
-                {side: partial(turn, side, run) for side, run in sides.items()}, rounds=rounds, device=device
-            )
-            details = {f"{side} s": float(np.median(values)) for side, values in seconds.items()}
-            what = f"{depth}, {name}, {shapes.users} users"
-            limits = asked if size != "small" else {}
-            yield Row(
-                "train",
-                f"step over the encoders alone, {what}",
-                ratios(seconds["mmrec"], seconds["floor"]),
-                bound="at most",
-                target=limits.get("floor"),
-                details=details | trial.work(),
-            )
-            for loss in ("in-batch loss", "one negative"):
-                yield Row(
-                    "train",
-                    f"faster than a padded step with {loss}, {what}",
-                    ratios(seconds[f"field, {loss}"], seconds["mmrec"]),
-                    target=limits.get("field"),
-                )
+def measure_step(trial: Trial, *, size: str, rounds: int, compiled: bool, field: bool) -> Iterator[Row]:
+    """Time a step over the encoders alone, and as a share of the device's peak; then the field's over it."""
+    device, shapes = trial.device, trial.shapes
+    sides: dict[str, Callable[[int], None]] = {"mmrec": trial.step, "floor": trial.encode_only}
+    if field:
+        sides |= {
+            "field, in-batch loss": partial(trial.padded_step, negatives="in_batch"),
+            "field, one negative": partial(trial.padded_step, negatives="one"),
+        }
+    turns = dict.fromkeys(sides, 0)
+
+    def turn(side: str) -> None:
+        sides[side](turns[side])
+        turns[side] += 1
+
+    for _ in range(BATCHES if device.type == "cuda" else 0):
+        # A step whose shapes are new may compile, or choose its kernels, first.
+        turn("mmrec")
+        turn("floor")
+    seconds = alternate({side: partial(turn, side) for side in sides}, rounds=rounds, device=device.type)
+    details = {f"{side} s": float(np.median(values)) for side, values in seconds.items()}
+    depth = f"top {shapes.live} live, trunk cached" if trial.cached else "full fine-tuning"
+    name = "hm-like" if trial.feed.likeness is HM_LIKE else "ml1m-like"
+    what = f"{depth}{', compiled' if compiled else ''}, {name}, {shapes.users} users"
+    asked = size != "small" and field
+    yield Row(
+        "train",
+        f"step over the encoders alone, {what}",
+        ratios(seconds["mmrec"], seconds["floor"]),
+        bound="at most",
+        target=(1.15 if trial.cached else 1.10) if asked else None,
+        details=details | trial.work(),
+    )
+    peak = matrix_peak(device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    yield Row(
+        "train",
+        f"share of the matrix peak, {what}",
+        tuple(trial.operations / taken / peak for taken in seconds["mmrec"]),
+        target=PEAK_SHARE if asked and device.type == "cuda" and not trial.cached else None,
+        unit="",
+        details={"TFLOP of a step": trial.operations / 1e12, "peak TFLOP/s": peak / 1e12},
+    )
+    if field:
+        yield from measure_waiting(trial, size=size, what=what)
+    for loss in ("in-batch loss", "one negative") if field else ():
+        yield Row(
+            "train",
+            f"faster than a padded step with {loss}, {what}",
+            ratios(seconds[f"field, {loss}"], seconds["mmrec"]),
+            target=((8.0 if device.type == "cpu" else 10.0) if trial.cached else 2.5) if asked else None,
+        )
+
+
+def measure_waiting(trial: Trial, *, size: str, what: str) -> Iterator[Row]:
+    """Measure how long steps wait for the loader's thread: contents sent with every batch, or kept on the device."""
+    device = trial.device
+    readers = {"sent with every batch": trial.reader}
+    if device.type == "cuda":
+        readers["kept on the device"] = keep_on_device(trial.reader, device, room=1 << 40)
+    for where, reader in readers.items():
+        made = ahead((trial.batch(number, reader) for number in range(WARM_UP + STEPS)), 2, name="loader")
+        batches, waits, took = send_ahead(made, device), [], []
+        for _ in range(WARM_UP + STEPS):
+            start = time.perf_counter()
+            sent = next(batches)
+            waits.append(time.perf_counter() - start)
+            trial.learn(sent.receive(device))
+            wait(device.type)
+            took.append(time.perf_counter() - start)
+        yield Row(
+            "train",
+            f"share of a step that waits for the loader, contents {where}, {what}",
+            (sum(waits[WARM_UP:]) / sum(took[WARM_UP:]),),
+            bound="at most",
+            target=None if size == "small" else MOST_WAITING,
+            unit="",
+            details={"step s": float(np.mean(took[WARM_UP:])), "longest wait s": max(waits[WARM_UP:])},
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.evaluate import VectorScorer, random_cases
-from benchmarks.made_feed import HM_LIKE, Contents, MadeFeed, batch_of, reader_of
+from benchmarks.made_feed import HM_LIKE, MadeFeed, batch_of, reader_of
 from benchmarks.measure import Row, alternate, ratios
 from benchmarks.softmax import bare_products
 from field.evaluation import ranks_by_sorting
@@ -91,7 +91,7 @@ def test_bare_products_are_run_to_the_last_block_which_is_short() -> None:
 def test_users_of_a_made_feed_collate_to_their_distinct_items() -> None:
     feed = MadeFeed.make(HM_LIKE, words=100, max_tokens=64, side=4)
     users = feed.users(16, seed=3)
-    reader = reader_of(Contents(feed.texts), Contents(feed.images), items=HM_LIKE.items)
+    reader = reader_of(feed.text_view, feed.image_view, items=HM_LIKE.items)
     batch = batch_of(users, reader, negatives=np.array([5, 6]))
     assert sorted(batch.items.item_rows.tolist()) == sorted({*np.concatenate(users).tolist(), 5, 6})
     assert len(batch.targets) == sum(len(items) - 1 for items in users)

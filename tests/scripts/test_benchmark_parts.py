@@ -93,7 +93,7 @@ class TestEncode:
         feed = mixed_feed(shapes)
         side = ItemSide(shapes, feed, frozen=False, device="cpu")
         rows = np.arange(shapes.items)
-        captions, pictures = feed.texts(rows), feed.images(rows)
+        captions, pictures = feed.text_view.gather(rows), feed.image_view.gather(rows)
         runs = bare_text(side.text, captions, device="cpu"), bare_image(side.image, pictures, device="cpu")
         seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         side.text.model.register_forward_hook(

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from mmrec.assembly import choose_device
 from mmrec.commands import train as command
 from mmrec.errors import ConfigError
+from mmrec.training import accelerator as accelerator_module
 from mmrec.training.accelerator import open_accelerator
 from tests.tiny_run import TinyEncoders, TinyFeed, tiny_config
 
@@ -66,11 +67,20 @@ def test_the_cpu_beside_cards(cards: list[torch.device]) -> None:
     assert cards == []
 
 
-def test_a_second_card_in_one_process_is_refused(cards: list[torch.device]) -> None:
-    open_accelerator(choose_device("cuda:1"))
-    assert open_accelerator(choose_device("cuda:1")).device == torch.device("cuda:1")
-    with pytest.raises(ConfigError, match=r"trains on cuda:0 alone, got one that has trained on cuda:1.*--device"):
-        open_accelerator(choose_device("cuda:0"))
+@pytest.mark.parametrize("second", ["cuda:0", "cuda:1", "cuda", "cpu"])
+@pytest.mark.parametrize("first", ["cuda:1", "cpu"])
+def test_every_training_of_a_process_gets_its_own_device(cards: list[torch.device], first: str, second: str) -> None:
+    open_accelerator(choose_device(first))
+    assert open_accelerator(choose_device(second)).device == torch.device(second)
+
+
+def test_processes_that_trained_elsewhere_are_refused(
+    cards: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_accelerator(choose_device("cpu"))
+    monkeypatch.setattr(accelerator_module, "launched_processes", lambda: 2)
+    with pytest.raises(ConfigError, match=r"trains on cuda alone, got one that has trained on cpu.*--device"):
+        open_accelerator(choose_device("cuda"))
 
 
 def test_a_card_that_is_not_there(cards: list[torch.device]) -> None:
