@@ -133,7 +133,7 @@ def _ending(result: Mapping[str, object]) -> str:
     if not epochs:
         return ended + refitted
     best = max(epochs, key=lambda entry: entry[COMPARED])["epoch"]
-    return f"{ended}, best of {len(epochs)} epochs: {best}{refitted}"
+    return f"{ended}, best after epoch {best} of {max(entry['epoch'] for entry in epochs)}{refitted}"
 
 
 def _asks(report: Mapping[str, object], about: Mapping[str, object]) -> bool:
