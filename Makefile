@@ -20,7 +20,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=scripts $(BIN)/mypy -p benchmarks -p field
+	MYPYPATH=scripts $(BIN)/mypy -p benchmarks -p field -p peers
 	$(BIN)/python -m pytest -q tests/test_rules.py
 
 test: check

@@ -40,16 +40,28 @@ def run_python(code: str, *arguments: str) -> Finished:
     # The allocator of this process is set up for ratios of long runs; a fresh process gets what a user's has.
     plain = {name: value for name, value in os.environ.items() if name != SWITCH and not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", code, *arguments]
-    start, peak = time.perf_counter(), 0
+    start = time.perf_counter()
     with subprocess.Popen(command, env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            peak = max(peak, sum(_resident(pid) for pid in _family(process.pid)))
-            time.sleep(PAUSE)
+        peak = watch(process)
         seconds = time.perf_counter() - start
         output, errors = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(errors)
     return Finished(output, seconds, peak / 1e6)
+
+
+def watch(process: subprocess.Popen[str], *, pause: float = PAUSE) -> int:
+    """Wait for a process and return the most resident memory of it and its children together, in bytes.
+
+    Args:
+        process: just started.
+        pause: seconds between two looks.
+    """
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(_resident(pid) for pid in _family(process.pid)))
+        time.sleep(pause)
+    return peak
 
 
 def _family(pid: int) -> list[int]:
