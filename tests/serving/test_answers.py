@@ -205,16 +205,19 @@ class TestRecommend:
 
 
 class TestSearch:
-    @pytest.mark.parametrize("where", ["", "price<20"])
-    def test_equals_mmrec_search(self, server: Server, served_vectors: Path, tiny_feed: TinyFeed, where: str) -> None:
+    def test_equals_mmrec_search(self, server: Server, served_vectors: Path, tiny_feed: TinyFeed) -> None:
         image = tiny_feed.image("p04")
-        for body, asked in (
-            ({"text": "red scarf"}, {"text": "red scarf"}),
-            ({"image": in_base64(image.read_bytes())}, {"images": [image]}),
-            ({"text": "wool", "image": in_base64(image.read_bytes())}, {"text": "wool", "images": [image]}),
-            ({"items": ["p01", "p08"]}, {"items": ["p01", "p08"]}),
-            ({"user_id": "u03"}, {"user": "u03"}),
-            ({"text": "red", "items": ["p02"], "user_id": "u03"}, {"text": "red", "items": ["p02"], "user": "u03"}),
+        for where, body, asked in (
+            ("", {"text": "red scarf"}, {"text": "red scarf"}),
+            ("price<20", {"image": in_base64(image.read_bytes())}, {"images": [image]}),
+            ("", {"text": "wool", "image": in_base64(image.read_bytes())}, {"text": "wool", "images": [image]}),
+            ("price<20", {"items": ["p01", "p08"]}, {"items": ["p01", "p08"]}),
+            ("", {"user_id": "u03"}, {"user": "u03"}),
+            (
+                "price<20",
+                {"text": "red", "items": ["p02"], "user_id": "u03"},
+                {"text": "red", "items": ["p02"], "user": "u03"},
+            ),
         ):
             found = search_vectors(served_vectors, **asked, where=where, k=6, device="cpu")  # type: ignore[arg-type]
             rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]

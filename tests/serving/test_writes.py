@@ -116,22 +116,22 @@ class TestPublish:
         stop, wrong = threading.Event(), []
 
         def read() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.02):
                 ids = server.ids("recommend", {"user_id": "u01", "k": 500, "where": "price>=0"})
                 if len(ids) != len(set(ids)):
                     wrong.append(ids)
 
         reader = threading.Thread(target=read)
         reader.start()
-        for number in range(150):
-            server.put(f"n{number % 40}", {"caption": f"post {number}", "attributes": {"price": number}})
+        for number in range(75):
+            server.put(f"n{number % 20}", {"caption": f"post {number}", "attributes": {"price": number}})
         stop.set()
         reader.join()
         assert wrong == []
         ids = server.ids("recommend", {"user_id": "u01", "k": 500})
-        assert len(ids) == NUM_ITEMS + 40
-        assert server.get("/v1/items/n39")["caption"] == "post 119"
-        assert server.get("/v1/items/n20")["attributes"] == {"price": 140}
+        assert len(ids) == NUM_ITEMS + 20
+        assert server.get("/v1/items/n19")["caption"] == "post 59"
+        assert server.get("/v1/items/n10")["attributes"] == {"price": 70}
 
 
 class TestRestart:
