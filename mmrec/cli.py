@@ -379,6 +379,59 @@ def search(
         print_text(found.note)
 
 
+@app.command(epilog="Example: mmrec serve runs/hm --vectors vectors/hm")
+def serve(
+    run: RunArgument,
+    vectors: Annotated[Path, typer.Option(help="Folder of an export of that run (mmrec export).", metavar="VECTORS")],
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own need --keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    data: Annotated[
+        Path, typer.Option(help="Folder of the embedded store: posts, feedback, what was shown.", metavar="DIR")
+    ] = Path("mmrec-data"),
+    keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
+    feed: FeedOption = None,
+    device: DeviceOption = "auto",
+    *,
+    served_log: Annotated[bool, typer.Option(help="Keep what every answer shows, under its request_id.")] = True,
+    reveal_ids: Annotated[bool, typer.Option("--reveal-ids", help="Log user ids as they are, not as hashes.")] = False,
+) -> None:
+    """Serve scores, recommendations and search over HTTP, take in posts and feedback; needs mmrec[serve]."""
+    from mmrec.commands.serve import serve_run
+
+    serve_run(
+        run,
+        vectors=vectors,
+        host=host,
+        port=port,
+        data=data,
+        keys=keys,
+        feed=feed,
+        device=device,
+        keep_served=served_log,
+        reveal_ids=reveal_ids,
+        notify=_notify,
+        meter=progress,
+    )
+
+
+@app.command(epilog="Example: mmrec keys create --scope read --name feed-ranker --file keys.toml")
+def keys(
+    action: Annotated[Literal["create"], typer.Argument(help="What to do with the file.")],
+    scope: Annotated[Literal["read", "write", "admin"], typer.Option(help="What the key may do; write includes read.")],
+    name: Annotated[str, typer.Option(help="Whose key it is.")],
+    file: Annotated[Path, typer.Option(help="File of keys; made if it is not there.", metavar="FILE")] = Path(
+        "keys.toml"
+    ),
+) -> None:
+    """Make a key for mmrec serve: it is printed once, the file keeps its hash."""
+    from mmrec.serving.keys import create_key
+
+    print_text(create_key(file, name=name, scope=scope))
+    _notify(f"added to {file}; the key is not shown again")
+
+
 @app.command("convert-weights", epilog="Example: mmrec convert-weights efficientnet_lite0")
 def convert_weights(
     source: Annotated[

@@ -107,6 +107,21 @@ def test_mmrec_never_imports_data_tools(module: str) -> None:
     assert not reaches(module, "data_tools")
 
 
+def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
+    users = {name for name in IMPORTS if reaches(name, "mmrec.serving") and not name.startswith("mmrec.serving")}
+    assert users <= {"mmrec.cli", "mmrec.commands.serve"}
+    homes = {
+        "fastapi": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.openapi"},
+        "starlette": {"mmrec.serving.app", "mmrec.serving.door"},
+        "uvicorn": {"mmrec.commands.serve"},
+        "prometheus_client": {"mmrec.serving.metrics"},
+        "python_multipart": {"mmrec.serving.body"},
+        "sqlite3": {"mmrec.serving.sqlite_store"},
+    }
+    for library, allowed in homes.items():
+        assert {name for name in IMPORTS if reaches(name, library)} <= allowed, library
+
+
 def test_no_pickle_no_eval() -> None:
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -16,9 +16,9 @@ from mmrec.errors import RequestError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import CONTENT_HASH, open_store
 from mmrec.inference.posts import Post
+from mmrec.inference.questions import Question, as_query
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
-from mmrec.inference.vector_format import VectorFormat
 from mmrec.search.index import Hits, Rows, Store, VectorRows, Vectors
 from mmrec.search.repeats import search_with_repeats
 from mmrec.search.rescored import num_candidates
@@ -44,38 +44,6 @@ class Found:
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
         return {"found": [dict(zip(self.columns, row, strict=True)) for row in self.rows], "note": self.note}
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is looked for, before it is a vector of some format.
-
-    Args:
-        post: shape (1, width), score-ready vector of words and pictures; None without.
-        user: shape (1, width), score-ready vector of the user; None without.
-        item_rows: rows of the export that are asked for.
-        had: rows of the export that the asking user had.
-        bonus: what their scores gain, in score-ready units.
-    """
-
-    post: Vectors | None
-    user: Vectors | None
-    item_rows: Rows
-    had: Rows
-    bonus: float
-
-
-@dataclass(frozen=True)
-class _Query:
-    """A question as a vector of one format.
-
-    Args:
-        vector: shape (dim,).
-        bonus: what the rows gain that the user had.
-    """
-
-    vector: Vectors
-    bonus: float
 
 
 def search_vectors(
@@ -146,7 +114,7 @@ def _question(
     images: Sequence[Path],
     items: Sequence[str],
     user: str | None,
-) -> _Question:
+) -> Question:
     """Encode what is asked.
 
     Raises:
@@ -168,30 +136,7 @@ def _question(
     for item_id, row in zip(items, item_rows, strict=True):
         if row < 0:
             raise RequestError("the id of an exported item", got=repr(item_id), where="--item")
-    return _Question(post, asking, item_rows, had, bonus)
-
-
-def _query(layout: VectorFormat, question: _Question, items: Vectors) -> _Query:
-    """Return a question as a vector.
-
-    Args:
-        layout: format of the vector.
-        question: what is asked.
-        items: shape (items asked for, dim), their vectors in that format.
-    """
-    parts = [layout.shape(part) for part in (question.post, question.user) if part is not None]
-    directions = np.concatenate([*parts, items])
-    content = directions[:, :-1] if layout.ends_in_bias else directions
-    units = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-12)
-    bias = 0.0
-    if question.user is not None:
-        # Scaled with the direction, so that user, bias and repeat bonus keep their proportion.
-        counted = layout if layout.ends_in_bias else VectorFormat(has_bias=layout.has_bias)
-        user = counted.shape(question.user)[0]
-        length = float(np.linalg.norm(user[:-1] if layout.has_bias else user))
-        bias = 1.0 / max(length, 1e-12) / len(directions)
-    tail = [bias] if layout.ends_in_bias else []
-    return _Query(np.concatenate([units.mean(axis=0), tail]).astype(np.float32), bias * question.bonus)
+    return Question(post, asking, item_rows, had, bonus)
 
 
 def _rows(ids: npt.NDArray[np.object_], wanted: Sequence[object]) -> npt.NDArray[np.int64]:
@@ -206,7 +151,7 @@ def _search(
     store: Store,
     ids: npt.NDArray[np.object_],
     matrix: VectorRows,
-    question: _Question,
+    question: Question,
     recommender: Recommender | None,
     allowed: npt.NDArray[np.bool_] | None,
     *,
@@ -215,7 +160,7 @@ def _search(
     """Return the k best rows, what the user had with its bonus, and a note where the scores are not those of ``score``."""
     layout = folder.format
     exact = None if recommender is None else _full_vectors(folder, recommender, ids)
-    query = _query(layout, question, matrix[question.item_rows])
+    query = as_query(layout, question, matrix[question.item_rows])
     found = num_candidates(k, items=len(ids)) if exact is not None else k
     hits = search_with_repeats(
         store,
@@ -230,7 +175,7 @@ def _search(
         size = f"dim {matrix.shape[1] - int(layout.ends_in_bias)}, {layout.precision}"
         return hits, f"scores are those of the exported vectors ({size})" if layout.lossy else ""
     rows = hits.rows[0][hits.rows[0] >= 0]
-    query = _query(layout.full, question, exact(question.item_rows))
+    query = as_query(layout.full, question, exact(question.item_rows))
     scores = exact(rows) @ query.vector + query.bonus * np.isin(rows, question.had)
     best = np.argsort(-scores, kind="stable")[:k]
     return Hits(rows[best][None], scores[best][None].astype(np.float32)), ""

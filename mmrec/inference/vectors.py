@@ -242,7 +242,7 @@ class ItemVectors:
                 asked.posts[met.key] = None
                 return met
             post = decode_post(reference, side=self._side, max_images=self._max_images)
-            entry = _Entry(post.key, self._readable(post))
+            entry = _Entry(post.key, self.readable(post))
         except MmrecError as error:
             return asked.refuse(str(error))
         asked.posts[post.key] = None
@@ -252,7 +252,7 @@ class ItemVectors:
             self._met[source] = entry
         return entry
 
-    def _readable(self, post: DecodedPost) -> tuple[str, ...]:
+    def readable(self, post: DecodedPost) -> tuple[str, ...]:
         """Return the modalities of a post that the model reads.
 
         Raises:
@@ -276,14 +276,17 @@ class ItemVectors:
         while parts:
             part = parts.pop()
             try:
-                with evaluating(self._model):
-                    batch = self.batch(list(part.values())).to(self._device)
-                    self._remember(part, self._model.encode_items(batch).float().cpu())
+                self._remember(part, self.encode(list(part.values())))
             except MmrecError as error:
                 if len(part) > 1:
                     parts += [{key: post} for key, post in part.items()]
                 else:
                     asked.fail(next(iter(part)), str(error))
+
+    def encode(self, posts: Sequence[DecodedPost]) -> Float[Tensor, "posts width"]:
+        """Return the score-ready vectors of new posts, float32 on the CPU; keeps none of them."""
+        with evaluating(self._model):
+            return self._model.encode_items(self.batch(posts).to(self._device)).float().cpu()
 
     def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> dict[str, Tensor]:
         """Return the vectors of items, encoded where there is no table of them, and of posts that are encoded."""

@@ -1,0 +1,208 @@
+"""The way in: who may, how much at once, how long; errors become problem details, and every answer is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from mmrec.errors import MissingExtraError, RequestError
+from mmrec.preprocessing.pictures import PictureError
+from mmrec.serving.body import read_body
+from mmrec.serving.keys import KeyRing, Scope
+from mmrec.serving.limits import Limits
+from mmrec.serving.metrics import Metrics
+from mmrec.serving.problems import MEDIA_TYPE, ProblemError, overloaded, problem_body, too_slow
+from mmrec.serving.request_log import RequestLog
+from mmrec.serving.store import StoreFailureError
+from mmrec.serving.trace import Trace
+
+try:
+    from fastapi import Request, Response
+    from starlette.requests import ClientDisconnect
+except ImportError as error:
+    raise MissingExtraError("fastapi", "serve") from error
+
+JSON = "application/json"
+Lane = Literal["queue", "aside", "here"]
+Work = Callable[[bytes, Trace], bytes]
+"""What a route does with a body, in a thread of its own; returns the answer as JSON."""
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """Who may come in.
+
+    Args:
+        keys: of callers; None lets everybody in who speaks to this machine by a name of its own.
+    """
+
+    keys: KeyRing | None
+
+    def check(self, headers: Mapping[str, str], scope: Scope) -> None:
+        """Refuse callers who may not.
+
+        Raises:
+            ProblemError: no key, an unknown one, one of a lower scope; or, without keys, another name of this machine.
+        """
+        if self.keys is None:
+            host = headers.get("host", "")
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name.lower() not in LOOPBACK_NAMES:
+                raise ProblemError(
+                    403,
+                    "a request to localhost",
+                    got="another host name",
+                    where="Host",
+                    fix="Start mmrec serve with --keys.",
+                )
+            return
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        presented = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        key = self.keys.find(presented) if presented else None
+        if key is None:
+            got = "none" if not presented else "an unknown one"
+            raise ProblemError(
+                401, "a key", got=got, where="Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
+            )
+        if not key.allows(scope):
+            raise ProblemError(403, f"a key of scope {scope}", got=f"one of scope {key.scope}", where="Authorization")
+
+
+class Door:
+    """Takes requests in and gives answers out.
+
+    Args:
+        entrance: who may come in.
+        limits: of the service.
+        metrics: counts answers.
+        log: writes what requests came to.
+    """
+
+    def __init__(self, entrance: Entrance, limits: Limits, metrics: Metrics, log: RequestLog) -> None:
+        self._entrance, self._limits, self._metrics, self._log = entrance, limits, metrics, log
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="mmrec-aside")
+        self._in_work = 0
+
+    def close(self) -> None:
+        """Finish what was taken in."""
+        self._pool.shutdown(wait=True)
+        self._aside.shutdown(wait=True)
+
+    async def answer(
+        self, request: Request, route: str, scope: Scope | None, work: Work, *, lane: Lane = "queue"
+    ) -> Response:
+        """Do the work of a request and answer it, whatever happens.
+
+        Args:
+            request: as it came.
+            route: its name, without ids.
+            scope: what its key must allow; None asks for no key.
+            work: what it is about.
+            lane: ``queue``: among the requests in work, of which there may be so many; ``aside``: in a thread that these
+                cannot fill; ``here``: at once, for work of no length.
+        """
+        trace = Trace(route, seconds=self._limits.request_seconds)
+        headers: dict[str, str] = {}
+        try:
+            if scope is not None:
+                self._entrance.check(request.headers, scope)
+            status, media, body = 200, JSON, await self._done(request, work, trace, lane)
+        except Exception as error:  # a fault of the program gets an answer too
+            status, media, detail, errors, headers = *_refusal(error), _headers_of(error)
+            if status == 500:
+                self._log.failed(trace, error)
+            body = problem_body(status, detail, request_id=trace.request_id, errors=errors)
+        self._metrics.on_answer(trace, status)
+        self._log.answered(trace, status)
+        headers = {**_HEADERS, "X-Request-ID": trace.request_id, **headers}
+        return Response(body, status, media_type=media, headers=headers)
+
+    async def _done(self, request: Request, work: Work, trace: Trace, lane: Lane) -> bytes:
+        if lane == "here":
+            return work(b"", trace)
+        if lane == "aside":
+            return await self._result(self._aside.submit(work, b"", trace), trace)
+        self._enter()
+        future: Future[bytes] | None = None
+        try:
+            with trace.stage("read"):
+                body = await self._body(request, trace)
+            future = self._pool.submit(work, body, trace)
+        finally:
+            if future is None:
+                self._leave()
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: self._leave_from(loop))
+        return await self._result(future, trace)
+
+    async def _body(self, request: Request, trace: Trace) -> bytes:
+        """Read a body.
+
+        Raises:
+            ProblemError: it is too long, comes too slowly, or ends early.
+        """
+        declared = request.headers.get("content-length")
+        reading = read_body(request.stream(), declared=declared, limit=self._limits.body_bytes)
+        try:
+            return await asyncio.wait_for(reading, trace.left())
+        except TimeoutError:
+            raise ProblemError(408, f"a whole body within {self._limits.request_seconds:g} seconds") from None
+        except ClientDisconnect:
+            raise ProblemError(400, "a whole body", got="a part of it") from None
+
+    async def _result(self, future: Future[bytes], trace: Trace) -> bytes:
+        """Wait for what a thread makes, as long as there is time; it is not interrupted."""
+        waiting = asyncio.wrap_future(future)
+        # What comes too late is nobody's error any more.
+        waiting.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiting), trace.left())
+        except TimeoutError:
+            raise too_slow(self._limits.request_seconds) from None
+
+    def _enter(self) -> None:
+        """Count a request in.
+
+        Raises:
+            ProblemError: there are too many.
+        """
+        if self._in_work >= self._limits.requests:
+            raise overloaded("requests", limit=self._limits.requests)
+        self._in_work += 1
+        self._metrics.on_work(1)
+
+    def _leave_from(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Count a request out, from the thread that worked on it: it counts until then, answered or given up."""
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self._in_work -= 1
+        self._metrics.on_work(-1)
+
+
+def _refusal(error: Exception) -> tuple[int, str, str, list[Mapping[str, str]]]:
+    """Return status, media type, detail and places of an error; what is not the caller's fault tells nothing."""
+    if isinstance(error, ProblemError):
+        return error.status, MEDIA_TYPE, str(error), error.errors
+    if isinstance(error, RequestError | PictureError):
+        return 422, MEDIA_TYPE, str(error), []
+    if isinstance(error, StoreFailureError):
+        return 503, MEDIA_TYPE, "The store did not keep it: nothing was changed. Try again.", []
+    return 500, MEDIA_TYPE, "The service failed at this; its log has the place under the request_id.", []
+
+
+def _headers_of(error: Exception) -> dict[str, str]:
+    return error.headers if isinstance(error, ProblemError) else {}
+
+
+def plain_problem(status: int, detail: str, headers: Mapping[str, str]) -> Response:
+    """Return the answer to a request that no route takes."""
+    body = problem_body(status, detail, request_id="")
+    return Response(body, status, media_type=MEDIA_TYPE, headers={**_HEADERS, **headers})

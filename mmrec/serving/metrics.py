@@ -1,0 +1,87 @@
+"""Figures for Prometheus: how long requests and their stages take, how full queues, batches and caches are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mmrec.errors import MissingExtraError
+from mmrec.serving.about import State
+from mmrec.serving.trace import Trace
+
+try:
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+except ImportError as error:
+    raise MissingExtraError("prometheus_client", "serve") from error
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_POSTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The figures of one service.  Labels are routes, stages and statuses, never ids."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("mmrec_requests", "Requests answered.", ["route", "status"], registry=self._registry)
+        self._seconds = Histogram(
+            "mmrec_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=self._registry
+        )
+        self._stages = Histogram(
+            "mmrec_stage_seconds",
+            "Time of a request in one stage.",
+            ["route", "stage"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._batches = Histogram(
+            "mmrec_batch_size", "Posts and users that the model ran together.", buckets=_POSTS, registry=self._registry
+        )
+        self._in_work = Gauge("mmrec_requests_in_work", "Requests in work or waiting for it.", registry=self._registry)
+
+    def watch(self, state: Callable[[], State]) -> None:
+        """Read further figures off the service whenever somebody asks."""
+        self._registry.register(_Reader(state))
+
+    def on_batch(self, size: int) -> None:
+        """Count a batch of the model."""
+        self._batches.observe(size)
+
+    def on_work(self, change: int) -> None:
+        """Count requests that begin (1) and end (-1)."""
+        self._in_work.inc(change)
+
+    def on_answer(self, trace: Trace, status: int) -> None:
+        """Count an answer and its stages."""
+        self._requests.labels(trace.route, str(status)).inc()
+        self._seconds.labels(trace.route).observe(trace.elapsed)
+        # A request that was given up may still add stages from its thread.
+        for stage, seconds in list(trace.stages.items()):
+            self._stages.labels(trace.route, stage).observe(seconds)
+
+    def page(self) -> bytes:
+        """Return everything in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+
+class _Reader:
+    """Figures that the service keeps itself."""
+
+    def __init__(self, state: Callable[[], State]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield them as they are now."""
+        state = self._state()
+        yield GaugeMetricFamily("mmrec_queue_depth", "Posts and users that wait for the model.", state.queue_depth)
+        yield CounterMetricFamily(
+            "mmrec_cache_hits", "Contents whose vector was there or on its way.", state.cache_hits
+        )
+        yield CounterMetricFamily("mmrec_cache_misses", "Contents that had to be encoded.", state.cache_misses)
+        yield GaugeMetricFamily("mmrec_cached_vectors", "Vectors kept by content.", state.cache_size)
+        index = GaugeMetricFamily("mmrec_index_items", "Items by where they come from.", labels=["source"])
+        index.add_metric(["exported"], state.exported)
+        index.add_metric(["published"], state.published)
+        yield index
+        yield InfoMetricFamily("mmrec_model", "What answers.", {"hash": state.model_hash})

@@ -1,0 +1,123 @@
+"""The thread that runs the model: posts and users of all requests in one queue, each kind a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmrec.batch import UserBatch
+from mmrec.feed.batches import ordered_users, pad
+from mmrec.inference.encoding import evaluating
+from mmrec.inference.posts import DecodedPost
+from mmrec.inference.recommender import Recommender
+from mmrec.serving.batcher import Batcher
+from mmrec.serving.limits import Limits
+from mmrec.serving.pasts import Times
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class UserJob:
+    """A user who is to be encoded.
+
+    Args:
+        items: shape (events, width), score-ready vectors of the history, oldest first.
+        times: of the same events; None of a bare order.
+    """
+
+    items: Vectors
+    times: Times | None
+
+
+_Job = DecodedPost | UserJob
+
+
+class ModelWorker:
+    """Encodes posts and users for all requests.
+
+    Args:
+        recommender: the trained model.
+        limits: of the service.
+        on_batch: told the size of every batch.
+    """
+
+    def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
+        self._recommender, self._model = recommender, recommender.assembly.model
+        self._batcher: Batcher[_Job, Vectors] = Batcher(
+            self._run,
+            most=limits.batch_posts,
+            seconds=limits.batch_seconds,
+            waiting=limits.posts_waiting,
+            on_batch=on_batch,
+        )
+
+    @property
+    def depth(self) -> int:
+        """Posts and users that wait."""
+        return self._batcher.depth
+
+    def encode_post(self, post: DecodedPost) -> Future[Vectors]:
+        """Return what will hold a post's score-ready vector, shape (width,)."""
+        return self._batcher.submit(post)
+
+    def encode_user(self, job: UserJob) -> Future[Vectors]:
+        """Return what will hold a user's score-ready vectors, shape (interests, width)."""
+        return self._batcher.submit(job)
+
+    def close(self) -> None:
+        """Finish what waits, then stop."""
+        self._batcher.close()
+
+    def _run(self, jobs: Sequence[_Job]) -> Sequence[Vectors]:
+        results: dict[int, Vectors] = {}
+        posts = {index: job for index, job in enumerate(jobs) if isinstance(job, DecodedPost)}
+        if posts:
+            vectors = self._recommender.vectors.encode(list(posts.values())).numpy()
+            results |= dict(zip(posts, vectors, strict=True))
+        for bare in (True, False):
+            users = {i: job for i, job in enumerate(jobs) if isinstance(job, UserJob) and (job.times is None) == bare}
+            if users:
+                results |= dict(zip(users, self._users(list(users.values())), strict=True))
+        return [results[index] for index in range(len(jobs))]
+
+    def _users(self, jobs: Sequence[UserJob]) -> Vectors:
+        """Encode users whose histories all have times, or all have none; shape (users, interests, width)."""
+        lengths = np.array([len(job.items) for job in jobs], dtype=np.int64)
+        flat = np.arange(lengths.sum(), dtype=np.int64)
+        items = np.concatenate([job.items for job in jobs]).astype(np.float32)
+        if not len(items):
+            items = np.zeros((1, self._model.width), dtype=np.float32)
+        times = [job.times for job in jobs if job.times is not None]
+        users = timed_users(flat, lengths, times) if times else ordered_users(flat, lengths)
+        device = self._recommender.device
+        with evaluating(self._model):
+            vectors = self._model.encode_users(users.to(device), torch.from_numpy(items).to(device)).vectors
+            return np.asarray(vectors.float().cpu().numpy())
+
+
+def timed_users(
+    item_positions: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], times: Sequence[Times]
+) -> UserBatch:
+    """Build the user side of a batch from histories with times, laid end to end."""
+    width = max(int(lengths.max(initial=0)), 1)
+
+    def tensor(pieces: Sequence[npt.NDArray[np.generic] | None], fill: float = 0.0) -> torch.Tensor | None:
+        there = [piece for piece in pieces if piece is not None]
+        if len(there) < len(pieces):
+            return None
+        return torch.from_numpy(pad(np.concatenate(there), lengths, width=width, fill=fill))
+
+    return UserBatch(
+        item_positions=torch.from_numpy(pad(item_positions, lengths, width=width)),
+        valid=torch.from_numpy(np.arange(width) < lengths[:, None]),
+        instants=torch.from_numpy(pad(np.concatenate([entry.instants for entry in times]), lengths, width=width)),
+        timestamps=tensor([entry.timestamps for entry in times]),
+        events=tensor([entry.codes for entry in times]),
+        values=tensor([entry.values for entry in times], np.nan),
+    )

@@ -1,0 +1,60 @@
+"""Posts as requests carry them to contents; nothing is fetched, and no path is opened."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+
+from mmrec.errors import RequestError
+from mmrec.serving.limits import Limits
+from mmrec.serving.post_vectors import Content
+from mmrec.serving.schemas import Image, RawPost
+
+PART = "part:"
+
+
+def content_of(
+    caption: str | None, image: Image | str | Sequence[Image | str] | None, parts: Mapping[str, bytes], limits: Limits
+) -> Content:
+    """Return a caption and pictures as they are encoded.
+
+    Args:
+        caption: its text, or None.
+        image: pictures in base64 or names of parts.
+        parts: the pictures of a multipart request, by name.
+        limits: of the service.
+
+    Raises:
+        RequestError: pictures that are not there, too many, or no base64; or neither caption nor picture.
+    """
+    images = [image] if isinstance(image, Image | str) else list(image or [])
+    if len(images) > limits.pictures:
+        raise RequestError(f"at most {limits.pictures} pictures", got=str(len(images)))
+    if caption is not None and not caption.strip():
+        caption = None
+    if caption is None and not images:
+        raise RequestError("a caption or an image", got="neither")
+    return Content(caption, tuple(_picture(one, parts) for one in images))
+
+
+def name_of(post: RawPost, position: int) -> str | int:
+    """Return what the answer calls a post."""
+    return post.item_id if post.item_id is not None else f"new:{position}"
+
+
+def _picture(image: Image | str, parts: Mapping[str, bytes]) -> bytes:
+    if isinstance(image, Image):
+        try:
+            return base64.b64decode(image.base64, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise RequestError("a picture in base64", got="other text") from error
+    name = image.removeprefix(PART)
+    if name == image or name not in parts:
+        got = "no part of that name" if name != image else "other text"
+        raise RequestError(
+            f'a picture as {{"base64": ...}} or "{PART}NAME"',
+            got=got,
+            fix="Send the picture along: nothing is fetched.",
+        )
+    return parts[name]

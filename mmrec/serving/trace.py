@@ -1,0 +1,71 @@
+"""One request on its way through the service: its number, its time left, and where its time went."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
+
+from mmrec.serving.problems import too_slow
+
+_T = TypeVar("_T")
+
+
+class Trace:
+    """What the service knows of a request beside its content.
+
+    Args:
+        route: name of the route, without any id.
+        seconds: how long it may take.
+
+    Attributes:
+        request_id: comes back with the answer and is kept with what was shown.
+        stages: seconds by stage.
+        user_id: who asked, where that is known.
+    """
+
+    def __init__(self, route: str, *, seconds: float) -> None:
+        self.route, self._seconds = route, seconds
+        self.request_id = secrets.token_hex(16)
+        self.stages: dict[str, float] = {}
+        self.user_id: str | None = None
+        self._began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self._began
+
+    def left(self) -> float:
+        """Return the seconds that are left.
+
+        Raises:
+            ProblemError: none are.
+        """
+        left = self._seconds - self.elapsed
+        if left <= 0:
+            raise too_slow(self._seconds)
+        return left
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - start
+
+    def wait(self, future: Future[_T]) -> _T:
+        """Return what a future brings, within the time left.
+
+        Raises:
+            ProblemError: it takes longer.
+        """
+        try:
+            return future.result(timeout=self.left())
+        except TimeoutError:
+            raise too_slow(self._seconds) from None

@@ -1,0 +1,158 @@
+"""The commands as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmrec.commands.serve import serve_run
+from mmrec.errors import ConfigError, MmrecError
+from mmrec.serving.sqlite_store import SqliteStore
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+PATIENCE = 60
+
+
+def mmrec(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmrec.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Process:
+    """``mmrec serve`` as a process."""
+
+    def __init__(self, run: Path, vectors: Path, folder: Path, *options: object) -> None:
+        self.port = free_port()
+        command = [sys.executable, "-m", "mmrec.cli", "serve", run, "--vectors", vectors, "--port", self.port]
+        command += ["--device", "cpu", *options]
+        self._errors = (folder / f"stderr-{self.port}").open("w+")
+        self.process = subprocess.Popen(
+            [*map(str, command)], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=self._errors
+        )
+        self._wait()
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, object]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return dict(json.loads(answer.read()))
+
+    def errors(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def _wait(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                assert self.ask("GET", "/health/ready")["status"] == "ready"
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.05)
+            else:
+                return
+        self.process.kill()
+        raise AssertionError(f"it did not start: {self.errors()}")
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    started: list[Process] = []
+    yield started
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(
+    tiny_run: Path, served_vectors: Path, tmp_path: Path, processes: list[Process]
+) -> None:
+    """Killed, started again, and then open to other machines, with a key."""
+    processes.append(Process(tiny_run, served_vectors, tmp_path))
+    first = processes[-1]
+    acknowledged: list[object] = []
+
+    def write() -> None:
+        """Publish and feed back until nobody answers any more."""
+        for number in range(10_000):
+            try:
+                answer = first.ask("PUT", f"/v1/items/new-{number}", {"caption": f"post {number}"})
+                first.ask("POST", "/v1/feedback", {"events": [{"user_id": "newcomer", "item_id": f"new-{number}"}]})
+            except (OSError, http.client.HTTPException):
+                return
+            acknowledged.append(answer["item_id"])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while len(acknowledged) < 20 and writer.is_alive():
+        time.sleep(0.01)
+    assert (tmp_path / "mmrec-data").is_dir(), "the default place"
+    with pytest.raises(ConfigError, match="no other service"):
+        SqliteStore(tmp_path / "mmrec-data")
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL, "in the middle of a write"
+    writer.join(PATIENCE)
+    assert len(acknowledged) >= 20
+
+    made = mmrec("keys", "create", "--scope", "read", "--name", "feed-ranker", "--file", "keys.toml", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    assert key not in (tmp_path / "keys.toml").read_text() + made.stderr
+    processes.append(Process(tiny_run, served_vectors, tmp_path, "--host", "0.0.0.0", "--keys", "keys.toml"))
+    second, bearer = processes[-1], {"Authorization": f"Bearer {key}"}
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        second.ask("GET", "/v1/model")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        second.ask("PUT", "/v1/items/other", {"caption": "x"}, **bearer)
+    for number, item_id in enumerate(acknowledged):
+        assert second.ask("GET", f"/v1/items/{item_id}", **bearer)["caption"] == f"post {number}"
+    answer = second.ask("POST", "/v1/recommend", {"user_id": "newcomer", "k": 500}, **bearer)
+    assert answer["user"] == {"kind": "known", "history_length": 8, "unused": []}, "8: train.history_length"
+    assert set(acknowledged) <= {row["item_id"] for row in answer["results"]}  # type: ignore[attr-defined]
+    assert second.end(signal.SIGTERM) in {0, -signal.SIGTERM}
+    assert "Traceback" not in second.errors()
+    assert "newcomer" not in second.errors()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host", "0.0.0.0"], "mmrec keys create"),
+        (["--host", "example.org"], "--host example.org without --keys"),
+        (["--keys", "nothing.toml"], "a file of keys"),
+        (["--vectors", "."], "a folder of vectors"),
+    ],
+)
+def test_refusals(tiny_run: Path, served_vectors: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    named = {name.removeprefix("--"): value for name, value in zip(options[::2], options[1::2], strict=True)}
+    arguments: dict[str, object] = {"vectors": served_vectors, "data": tmp_path / "data"}
+    arguments |= {name: value if name == "host" else tmp_path / value for name, value in named.items()}
+    with pytest.raises(MmrecError, match=words):
+        serve_run(tiny_run, **arguments)  # type: ignore[arg-type]
+    assert not (tmp_path / "data").exists()
