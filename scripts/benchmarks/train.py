@@ -105,9 +105,11 @@ class Trial:
         self.model = self._recommender(text, image).to(self.device).train()
         self.encoders = {"text": text, "image": image}
         items = likeness.items
-        views = {"text": self.feed.text_view, "image": self.feed.image_view}
-        sources = [self._trunk_cache(name, views[name]) if cached else views[name] for name in views]
-        self.reader = reader_of(*sources, items=items)
+        captions, pictures = self.feed.text_view, self.feed.image_view
+        self.reader = reader_of(captions, pictures, items=items)
+        if cached:
+            states = self._trunk_cache("text", captions), self._trunk_cache("image", pictures)
+            self.reader = reader_of(*states, items=items)
         self.users = [self.feed.users(shapes.users, seed=number) for number in range(BATCHES)]
         self.batches = [self.batch(number, self.reader).to(self.device) for number in range(BATCHES)]
         self.bank = torch.nn.functional.normalize(torch.randn(items, self.model.width, device=self.device), dim=1)
@@ -208,7 +210,7 @@ class Trial:
             if negatives == "one":
                 row[2 * slots - len(items) :] = generator.integers(0, self.feed.likeness.items, len(items))
         at_once = AT_ONCE[self.device.type]
-        for part in torch.from_numpy(rows).to(self.device).split(at_once):
+        for part in torch.split(torch.from_numpy(rows).to(self.device), at_once):
             flat = part.flatten()
             captions, pictures = self.padded_captions[flat], self.pictures[flat.clamp(min=0)]
             with mixed_precision(self.device, enabled=self.device.type == "cuda"):
