@@ -27,7 +27,7 @@ from mmrec.evaluation.case_table import CaseTable
 from mmrec.evaluation.metrics import case_metrics
 from mmrec.evaluation.significance import Difference, Estimate, differences, estimates
 from mmrec.run_folder import RunFolder
-from mmrec.storage import atomic_file, read_json
+from mmrec.storage import atomic_file, read_json, write_json
 
 BASE = "base"
 METRICS = ("hr@10", "ndcg@10")
@@ -84,7 +84,7 @@ class Plan:
             if not done.is_file():
                 start = time.perf_counter()
                 _mmrec(train, log)
-                done.write_text(json.dumps({"seconds": round(time.perf_counter() - start, 1)}), encoding="utf-8")
+                write_json(done, {"seconds": round(time.perf_counter() - start, 1)})
             if not about.evaluation(self.part).joinpath("cases.parquet").is_file():
                 _mmrec(["evaluate", str(job.folder), "--split", self.part, "--no-knockout", *shared], log)
 
