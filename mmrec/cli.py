@@ -49,7 +49,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a recommender on a prepared feed."""
-    from mmrec.config import load_config
+    from mmrec.config_file import load_config
     from mmrec.process import keep_freed_memory, launched_rank
 
     settings = load_config(config, overrides=overrides or [])
@@ -99,7 +99,7 @@ def tune(
 
     Writes best.yaml (for mmrec train), tune.json and every trial's metrics; never opens the test split.
     """
-    from mmrec.config import load_config
+    from mmrec.config_file import load_config
     from mmrec.process import keep_freed_memory
 
     settings = load_config(config, overrides=overrides or [])

@@ -7,10 +7,8 @@ keyword arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mmrec.config_encoders import (
@@ -47,8 +45,6 @@ __all__ = [
     "TransformersText",
     "Tuning",
     "User",
-    "dump_config",
-    "load_config",
     "validate",
 ]
 
@@ -319,46 +315,3 @@ def validate(values: Mapping[str, object], *, where: str) -> Config:
         raise ConfigError(
             "a valid configuration", got="; ".join(problems), where=where, fix="Correct the named keys."
         ) from error
-
-
-def _override(values: dict[str, object], assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    if not separator:
-        raise ConfigError("KEY=VALUE", got=repr(assignment), where="--set", fix="For example: --set train.epochs=3")
-    *parents, last = key.strip().split(".")
-    node = values
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError("a group of settings", got=repr(child), where=f"--set {assignment}")
-        node = cast("dict[str, object]", child)
-    if text.strip() in {"", "none"}:
-        node.pop(last, None)
-    else:
-        node[last] = yaml.safe_load(text)
-
-
-def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), and validate.
-
-    An override whose value is ``none`` or empty removes the key, for example ``encoders.item_id=none``.
-
-    Raises:
-        ConfigError: the file is absent or not YAML, or a key or value is wrong.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError("a config file", got="no file", where=str(path), fix="See configs/ for examples.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("a YAML file", got=str(error), where=str(path)) from error
-    if not isinstance(values, dict):
-        raise ConfigError("a mapping of settings", got=type(values).__name__, where=str(path))
-    for assignment in overrides:
-        _override(values, assignment)
-    return validate(values, where=str(path))
-
-
-def dump_config(config: Config) -> str:
-    """Return the whole configuration, defaults included, as YAML that :func:`load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -75,6 +75,7 @@ def test_only_build_reads_config_into_objects() -> None:
     readers = {name for name in IMPORTS if reaches(name, "mmrec.config") or reaches(name, "mmrec.config_encoders")}
     assert readers <= {
         "mmrec.config",
+        "mmrec.config_file",
         "mmrec.build",
         "mmrec.build_training",
         "mmrec.assembly",
