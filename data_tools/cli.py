@@ -110,7 +110,9 @@ ValidationColdCount = Annotated[int | None, typer.Option(min=0, help="cold_items
 WarmShare = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="cold_items: share of users whose last warm items are held out and asked about too."
+        min=0,
+        max=1,
+        help="cold_items: share of users whose last warm items are held out and asked about too, a third of them for calibration.",
     ),
 ]
 ColdSeed = Annotated[int, typer.Option(min=0, help="cold_items: seed of the draw of test items.")]

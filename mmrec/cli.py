@@ -136,7 +136,7 @@ def tune(
 def evaluate(
     run: RunArgument,
     split: Annotated[
-        Literal["validation", "test", "warm"],
+        Literal["validation", "test", "warm", "calibration"],
         typer.Option(
             help="Cases to answer; open the test cases once, at the end.  warm: of a cold_items split made with "
             "--warm-share, what the cold posts cost the others."
