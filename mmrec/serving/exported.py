@@ -76,10 +76,12 @@ class Pair:
     Args:
         recommender: the run on the exported feed.
         exported: the export.
+        vectors: name of the export's folder.
     """
 
     recommender: Recommender
     exported: Exported
+    vectors: str = ""
 
 
 def load_pair(
@@ -137,4 +139,5 @@ def load_pair(
             table,
             lambda item_id: catalogue.row(item_id) if item_id in catalogue else -1,
         ),
+        vectors.resolve().name,
     )

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmrec.assembly import Notify, ignore
-from mmrec.errors import MmrecError, near_names
+from mmrec.errors import MmrecError
+from mmrec.serving.attributes import check_attributes, fitting
 from mmrec.serving.post_vectors import Content, Encoded
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.published import Published, attribute_table
+from mmrec.serving.published import Published
 from mmrec.serving.references import content_of
 from mmrec.serving.schemas import (
     Attribute,
@@ -35,12 +36,13 @@ class Publishing:
 
     Args:
         service: what offers the posts and asks for the feedback.
+        lock: held while a post is written; of its own where nothing else shares the store.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, lock: threading.Lock | None = None) -> None:
         self._service, self._items, self._store = service, service.items, service.store
         # The store and the items in memory must see writes in the same order.
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
 
     def restore(self, *, notify: Notify = ignore) -> None:
         """Offer again what the store holds.
@@ -53,7 +55,7 @@ class Publishing:
             if stored.deleted:
                 self._items.remove(stored.item_id)
             elif stored.model_hash == self._service.model_hash:
-                self._items.put(_published(stored))
+                self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
             elif self._items.exported.row_of(stored.item_id) < 0:
                 stale.append(stored)
         if stale:
@@ -79,7 +81,7 @@ class Publishing:
             StoreFailureError: it could not be kept.
         """
         content = content_of(request.caption, request.image, parts, self._service.limits)
-        self._check_attributes(request.attributes)
+        check_attributes(self._items.exported, request.attributes)
         with trace.stage("decode"):
             coming = self._service.posts.start(content)
         with trace.stage("encode"):
@@ -157,31 +159,7 @@ class Publishing:
             published_at=published_at,
         )
         self._store.put_post(stored, content.pictures)
-        self._items.put(_published(stored))
-
-    def _check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        """Refuse what filters could not compare with what the export has.
-
-        Raises:
-            ProblemError: an unknown attribute, or a value of another type.
-        """
-        known, table = self._items.exported.attributes, self._items.exported.table
-        for name, value in attributes.items():
-            where = f"attributes.{name[:100]}"
-            if name not in known:
-                raise ProblemError(
-                    422,
-                    "an attribute of the export",
-                    got=repr(name[:100]),
-                    where=where,
-                    fix=near_names(name[:100], known),
-                )
-            probe = Published("", None, {name: value}, (), np.zeros(0, np.float32), 0)
-            try:
-                attribute_table([probe], table[[name]].iloc[:0])
-            except (TypeError, ValueError, OverflowError) as error:
-                kind = str(table[name].dtype)
-                raise ProblemError(422, f"a value of type {kind}", got=type(value).__name__, where=where) from error
+        self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
 
 
 class _Clock:
@@ -197,7 +175,6 @@ class _Clock:
         return self._now + self._counts[user_id] - 1
 
 
-def _published(stored: StoredPost) -> Published:
-    return Published(
-        stored.item_id, stored.caption, stored.attributes, stored.present, stored.vector, stored.published_at
-    )
+def as_published(stored: StoredPost, attributes: Mapping[str, Attribute]) -> Published:
+    """Return a post of the store as it is offered, with those of its attributes that the export has."""
+    return Published(stored.item_id, stored.caption, attributes, stored.present, stored.vector, stored.published_at)

@@ -68,7 +68,7 @@ class Service:
         keep_served: bool = True,
     ) -> None:
         self.limits, self._keep_served = limits or Limits(), keep_served
-        self.recommender, self.store = pair.recommender, store
+        self.recommender, self.store, self.vectors_name = pair.recommender, store, pair.vectors
         assembly = self.recommender.assembly
         self.catalogue, self.histories = assembly.catalogue, assembly.histories
         self.length = assembly.config.train.history_length

@@ -25,6 +25,7 @@ class Trace:
         request_id: comes back with the answer and is kept with what was shown.
         stages: seconds by stage.
         user_id: who asked, where that is known.
+        status: of the answer, where there is no refusal.
     """
 
     def __init__(self, route: str, *, seconds: float) -> None:
@@ -32,6 +33,7 @@ class Trace:
         self.request_id = secrets.token_hex(16)
         self.stages: dict[str, float] = {}
         self.user_id: str | None = None
+        self.status = 200
         self._began = time.monotonic()
 
     @property
