@@ -391,6 +391,10 @@ def serve(
         Path, typer.Option(help="Folder of the embedded store: posts, feedback, what was shown.", metavar="DIR")
     ] = Path("mmrec-data"),
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder of runs and exports that POST /admin/model may switch to.", metavar="DIR"),
+    ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
     *,
@@ -407,6 +411,7 @@ def serve(
         port=port,
         data=data,
         keys=keys,
+        models=models,
         feed=feed,
         device=device,
         keep_served=served_log,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from mmrec.serving import schemas
+from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/score", "post"): schemas.ScoreRequest,
@@ -17,6 +18,8 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/search", "post"): schemas.SearchRequest,
     ("/v1/items/{item_id}", "put"): schemas.PublishRequest,
     ("/v1/feedback", "post"): schemas.FeedbackRequest,
+    ("/admin/model", "post"): SwapRequest,
+    ("/admin/rollback", "post"): RollbackRequest,
 }
 _PROBLEM = {
     "type": "object",

@@ -51,11 +51,12 @@ class Publishing:
         export is taken from there.
         """
         stale = []
-        for stored in self._store.posts():
+        for number, stored in self._store.changes(0):
+            self._service.seen = max(self._service.seen, number)
             if stored.deleted:
                 self._items.remove(stored.item_id)
             elif stored.model_hash == self._service.model_hash:
-                self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
+                self._offer(stored)
             elif self._items.exported.row_of(stored.item_id) < 0:
                 stale.append(stored)
         if stale:
@@ -159,6 +160,9 @@ class Publishing:
             published_at=published_at,
         )
         self._store.put_post(stored, content.pictures)
+        self._offer(stored)
+
+    def _offer(self, stored: StoredPost) -> None:
         self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
 
 

@@ -92,7 +92,9 @@ def _check_encoding(service: Service) -> int:
     # Nothing on either side is alike; so is no number at all not.
     alike = (saved * encoded).sum(axis=1) >= _ALIKE * norms
     if not alike.all():
-        raise _unfit(f"items whose saved vectors are those of the model ({len(rows)})", f"{int(alike.sum())}", "the run")
+        raise _unfit(
+            f"items whose saved vectors are those of the model ({len(rows)})", f"{int(alike.sum())}", "the run"
+        )
     return len(rows)
 
 

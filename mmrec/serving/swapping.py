@@ -54,28 +54,33 @@ class Swap:
     ended: int | None = None
 
 
+@dataclass(frozen=True)
+class Models:
+    """What a service may be given in the place of what answers.
+
+    Args:
+        folder: where models come from.
+        load: makes a service of a pair by its names, None for the pair that the process was started with; slow.
+        choice: the pair that answers at first.
+    """
+
+    folder: ModelFolder
+    load: Callable[[Names | None], Service]
+    choice: Choice
+
+
 class Swaps:
     """Swaps models, one at a time; whatever goes wrong, what answered goes on answering.
 
     Args:
         deployment: what answers.
-        folder: where models come from.
-        load: makes a service of a pair by its names, None for the pair that the process was started with; slow.
-        base: tells the pair that the process was started with.
+        models: what may take its place.
         on_swap: told the outcome of every swap.
     """
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        folder: ModelFolder,
-        load: Callable[[Names | None], Service],
-        *,
-        base: str,
-        on_swap: Callable[[Outcome], None],
-    ) -> None:
-        self.deployment, self.folder = deployment, folder
-        self._load, self._base, self._on_swap = load, base, on_swap
+    def __init__(self, deployment: Deployment, models: Models, *, on_swap: Callable[[Outcome], None]) -> None:
+        self.deployment, self.folder = deployment, models.folder
+        self._load, self._base, self._on_swap = models.load, models.choice.base, on_swap
         self._store = deployment.current.service.store
         self._busy = threading.Lock()
         self._last: Swap | None = None
