@@ -37,6 +37,7 @@ def serve_run(
     limits: Limits | None = None,
     keep_served: bool = True,
     reveal_ids: bool = False,
+    studio: bool = True,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> None:
@@ -54,6 +55,7 @@ def serve_run(
         limits: what a request may ask.
         keep_served: keep what every answer shows.
         reveal_ids: write user ids to the log as they are.
+        studio: serve the page at / too.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -73,7 +75,7 @@ def serve_run(
     store = SqliteStore(data)
     service = Service(pair, store, limits=limits, on_batch=metrics.on_batch, keep_served=keep_served)
     Publishing(service).restore(notify=notify)
-    app = build_app(service, metrics=metrics, keys=ring, reveal_ids=reveal_ids)
+    app = build_app(service, metrics=metrics, keys=ring, reveal_ids=reveal_ids, studio=studio)
     _log_to_stderr()
     config = uvicorn.Config(
         app,
@@ -85,7 +87,10 @@ def serve_run(
         timeout_graceful_shutdown=int(limits.request_seconds) + 5,
     )
     place = f"[{host}]" if ":" in host else host
-    notify(f"serving {len(service.items)} items at http://{place}:{port}, its description at /docs; Ctrl-C ends it")
+    page = "a page to look at it at /, " if studio else ""
+    notify(
+        f"serving {len(service.items)} items at http://{place}:{port}, {page}its description at /docs; Ctrl-C ends it"
+    )
     uvicorn.Server(config).run()
 
 
