@@ -119,6 +119,47 @@ class TestStoreContract:
             assert held.served("r2") == Served("r2", "score", None, 6, "m1", [])
             assert held.served("r3") is None
 
+    def test_posts_have_rising_numbers_and_changes_are_told_after_one(self, reopen: Open) -> None:
+        store = reopen()
+        numbers = [store.put_post(post(name), []) for name in ("p1", "p2", "p3")]
+        assert 0 < numbers[0] < numbers[1] < numbers[2]
+        numbers.append(store.put_post(post("p1", vector=np.zeros(0, np.float32), deleted=True), []))
+        for held in twice(store, reopen):
+            every = [(number, change.item_id, change.deleted) for number, change in held.changes(0)]
+            assert every == [(numbers[1], "p2", False), (numbers[2], "p3", False), (numbers[3], "p1", True)]
+            # What is recent may be told again, but nothing new is left out.
+            assert [number for number, _ in held.changes(numbers[1]) if number > numbers[1]] == numbers[2:]
+            assert not [number for number, _ in held.changes(numbers[3]) if number > numbers[3]]
+        after = reopen()
+        assert after.put_post(post("p4"), []) > numbers[3], "numbers go on after a restart"
+
+    def test_the_logs_are_read_piece_by_piece(self, reopen: Open) -> None:
+        store = reopen()
+        events = [Event(f"u{number}", "p1", number) for number in range(5)]
+        answers = [Served(f"r{number}", "recommend", None, number, "m1", [("p1", 0.5)]) for number in range(5)]
+        for answer in answers:
+            store.log_served(answer)
+        store.add_feedback(events[:3])
+        store.add_feedback(events[3:])
+        for held in twice(store, reopen):
+            for read, wanted in ((held.feedback_log, events), (held.served_log, answers)):
+                found, after = [], 0
+                while piece := read(after, limit=2):  # type: ignore[operator]
+                    assert len(piece) <= 2
+                    assert piece[0][0] > after
+                    found += [entry for _, entry in piece]
+                    after = piece[-1][0]
+                assert found == wanted
+
+    def test_a_setting_is_the_last_one(self, reopen: Open) -> None:
+        store = reopen()
+        assert store.setting("model") is None
+        store.set_setting("model", "one")
+        store.set_setting("model", "größer")
+        store.set_setting("other", "")
+        for held in twice(store, reopen):
+            assert (held.setting("model"), held.setting("other")) == ("größer", "")
+
     def test_the_secret_stays(self, reopen: Open) -> None:
         secret = reopen().secret()
         assert len(secret) == 32
@@ -151,8 +192,9 @@ class TestSqlite:
 
     def test_every_commit_is_synced(self, tmp_path: Path) -> None:
         store = SqliteStore(tmp_path)
-        assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+        connection = store._writer.connection
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
         store.close()
 
     def test_something_else_is_refused_and_left_alone(self, tmp_path: Path) -> None:
@@ -161,9 +203,42 @@ class TestSqlite:
             SqliteStore(tmp_path)
         assert (tmp_path / DATABASE).read_bytes().startswith(b"no database")
 
+    def test_two_processes_of_one_service_see_each_other(self, tmp_path: Path) -> None:
+        first = SqliteStore(tmp_path)
+        second = SqliteStore(tmp_path, hold=False)
+        numbers = [store.put_post(post(f"p{turn}"), []) for turn, store in enumerate([first, second, first])]
+        assert numbers == sorted(numbers)
+        assert [number for number, _ in second.changes(0)] == numbers
+        second.add_feedback([Event("u1", "p1", 1)])
+        assert len(first.feedback_of("u1", limit=9)) == 1
+        assert first.secret() == second.secret()
+        second.close()
+        first.close()
+
+    def test_a_store_of_version_1_is_brought_up_to_date(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path)
+        secret = store.secret()
+        for name in ("r2", "r1"):
+            store.log_served(Served(name, "score", None, 6, "m1", []))
+        store.close()
+        with sqlite3.connect(tmp_path / DATABASE) as connection:
+            connection.executescript("""
+                UPDATE about SET value = x'31' WHERE name = 'schema_version'; DROP TABLE settings;
+                ALTER TABLE served RENAME TO new;
+                CREATE TABLE served (request_id TEXT PRIMARY KEY, route TEXT NOT NULL, user_id TEXT,
+                    timestamp INTEGER NOT NULL, model_hash TEXT NOT NULL, shown TEXT NOT NULL);
+                INSERT INTO served SELECT request_id, route, user_id, timestamp, model_hash, shown FROM new ORDER BY number;
+                DROP TABLE new;
+            """)
+        for _ in range(2):
+            store = SqliteStore(tmp_path)
+            assert [answer.request_id for _, answer in store.served_log(0, limit=9)] == ["r2", "r1"]
+            assert (store.setting("x"), store.secret()) == (None, secret)
+            store.close()
+
     def test_another_version_is_refused(self, tmp_path: Path) -> None:
         SqliteStore(tmp_path).close()
         with sqlite3.connect(tmp_path / DATABASE) as connection:
             connection.execute("UPDATE about SET value = ? WHERE name = 'schema_version'", (b"99",))
-        with pytest.raises(ArtifactError, match="version 1.*99"):
+        with pytest.raises(ArtifactError, match="version 2.*99"):
             SqliteStore(tmp_path)
