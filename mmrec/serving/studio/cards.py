@@ -30,8 +30,11 @@ class Cards:
         limit = self._service.limits.k
         if len(request.items) > limit:
             raise ProblemError(422, f"at most {limit} items", got=str(len(request.items)), where="items")
-        found = self.of([str(item_id) for item_id in request.items])
-        return CardsAnswer(request_id=trace.request_id, results=[card for card in found if card is not None])
+        return CardsAnswer(request_id=trace.request_id, results=self.some([str(item_id) for item_id in request.items]))
+
+    def some(self, item_ids: Sequence[str]) -> list[Card]:
+        """Return the cards of those of some ids that something has or had."""
+        return [card for card in self.of(item_ids) if card is not None]
 
     def of(self, item_ids: Sequence[str]) -> list[Card | None]:
         """Return the card of each id, None where nothing ever had it."""

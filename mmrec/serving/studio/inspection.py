@@ -11,10 +11,11 @@ import torch
 
 from mmrec.inference.questions import Question, as_query
 from mmrec.search.index import Vectors
+from mmrec.serving.askers import Asking
 from mmrec.serving.live_items import Ask, Hit
 from mmrec.serving.post_vectors import Content, Encoded
 from mmrec.serving.references import content_of
-from mmrec.serving.resolver import Asking
+from mmrec.serving.rerank import nearest_posts
 from mmrec.serving.service import Parts, Service
 from mmrec.serving.studio.audience import Audience, Crowd
 from mmrec.serving.studio.cards import Cards
@@ -137,8 +138,9 @@ class Inspection:
         """Return the users of the audience who would like a post most, as they are now, feedback included."""
         order = np.argsort(-crowd.scores(post.whole.vector), kind="stable")[:count]
         users = [str(user_id) for user_id in crowd.user_ids[order]]
-        askings = [self._service.resolver.asking(user_id, None, {}, trace) for user_id in users]
-        trace.user_id = None
+        found = self._service.askers.several([(user_id, None) for user_id in users], {}, trace)
+        users = [user_id for user_id, one in zip(users, found, strict=True) if isinstance(one, Asking)]
+        askings = [one for one in found if isinstance(one, Asking)]
         if not askings:
             return []
         vectors = np.stack([post.whole.vector, *post.without.values()])
@@ -187,10 +189,10 @@ class Inspection:
         found = [item for item_id in _ids(asking) if (item := self._service.items.remember(item_id)) is not None]
         if not found:
             return None
-        content = slice(0, self._service.recommender.assembly.model.dim)
-        history = np.stack([item.vector[content] for item in found])
-        lengths = np.maximum(np.linalg.norm(history, axis=1), 1e-12)
-        return self._cards.card(found[int(np.argmax(history @ vector[content] / lengths))])
+        dim = self._service.recommender.assembly.model.dim
+        history = np.stack([item.vector[:dim] for item in found])
+        places, _ = nearest_posts(vector[None, :dim], history, n=1)
+        return self._cards.card(found[int(places[0, 0])])
 
     def _compare(self, users: Vectors, items: Vectors) -> _Scores:
         """Return scores without the repeat bonus, shape (users, items)."""

@@ -28,6 +28,7 @@ from mmrec.serving.trace import Trace
 
 PART: Literal["validation"] = "validation"
 """The part of the split that may be looked at; looking at the test part would spoil its figures."""
+LATEST = 4
 _LAST = "\U0010ffff"
 
 
@@ -57,7 +58,7 @@ class People:
         results = [self._listed(int(row)) for row in rows[best]]
         prefix = request.prefix
         if not results and prefix and self._service.store.feedback_of(prefix, limit=1):
-            results = [ListedUser(user_id=self._external(prefix), events=0, last=None, held_out=False)]
+            results = [ListedUser(user_id=self._external(prefix), events=0, last=None, held_out=False, latest=[])]
         return UsersAnswer(
             request_id=trace.request_id,
             found=max(len(rows), len(results)),
@@ -95,13 +96,15 @@ class People:
 
     def _listed(self, row: int) -> ListedUser:
         histories = self._histories
-        stop = int(histories.offsets[row + 1])
-        count = stop - int(histories.offsets[row])
+        start, stop = int(histories.offsets[row]), int(histories.offsets[row + 1])
+        latest = dict.fromkeys(histories.item_rows[start:stop][::-1].tolist())
+        ids = self._service.catalogue.item_ids[list(latest)[:LATEST]]
         return ListedUser(
             user_id=self._external(str(histories.user_ids[row])),
-            events=count,
-            last=int(histories.timestamps[stop - 1]) if histories.has_time and count else None,
+            events=stop - start,
+            last=int(histories.timestamps[stop - 1]) if histories.has_time and stop > start else None,
             held_out=row in self._cases,
+            latest=self._cards.some([str(item_id) for item_id in ids]),
         )
 
     def _held_out(self, row: int) -> HeldOut | None:
@@ -114,13 +117,13 @@ class People:
         catalogue, histories = self._service.catalogue, self._histories
         recent = histories.item_rows[before.values[-self._service.length :].astype(np.int64)]
         rows = histories.item_rows[chosen.values.astype(np.int64)]
-        cards = self._cards.of([str(item_id) for item_id in catalogue.item_ids[np.unique(rows)]])
+        chosen_ids = [str(item_id) for item_id in catalogue.item_ids[np.unique(rows)]]
         return HeldOut(
             split=split.name,
             part=PART,
             at=int(case.times(histories)[0]) if histories.has_time else None,
             before=[*catalogue.external_ids(recent)],
-            chosen=[card for card in cards if card is not None],
+            chosen=self._cards.some(chosen_ids),
         )
 
     @cached_property

@@ -66,6 +66,7 @@ class ListedUser(BaseModel):
     events: int = Field(description="In the feed.")
     last: int | None = Field(description="Time of the last of them, milliseconds since 1970.")
     held_out: bool = Field(description="Whether the split holds choices out.")
+    latest: list[Card] = Field(description="The last of them, the most recent first.")
 
 
 class UsersAnswer(Answer):

@@ -5,10 +5,10 @@ import { h, icon } from "./dom.js";
 const TYPES = "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/avif";
 
 /** A slider from 0 to 1 that says what it does; `change` gets the number while it moves. */
-export function slider({ label, help, value, change, low, high }) {
+export function slider({ label, help, value, change }) {
   const id = `slider-${label.toLowerCase().replaceAll(/\W+/g, "-")}`;
   const shown = h("output", { for: id, text: words(value) });
-  const input = h("input", { id, type: "range", min: 0, max: 1, step: 0.05, value: String(value), "aria-describedby": `${id}-help` });
+  const input = h("input", { id, type: "range", min: 0, max: 1, step: 0.05, value: String(value), "aria-describedby": help && `${id}-help` });
   const paint = () => {
     input.style.setProperty("--part", `${100 * Number(input.value)}%`);
     shown.textContent = words(Number(input.value));
@@ -18,7 +18,7 @@ export function slider({ label, help, value, change, low, high }) {
     change(Number(input.value));
   });
   paint();
-  const element = h("div", { class: "slider" }, h("label", { for: id, text: label }), shown, input, h("p", { id: `${id}-help`, class: "help" }, help), (low || high) && h("p", { class: "ends", "aria-hidden": "true" }, h("span", { text: low }), h("span", { text: high })));
+  const element = h("div", { class: "slider" }, h("label", { for: id, text: label }), shown, input, help && h("p", { id: `${id}-help`, class: "help", text: help }));
   return {
     element,
     set(number) {

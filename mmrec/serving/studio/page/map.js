@@ -14,7 +14,9 @@ const COLOURS = ["--m0", "--m1", "--m2", "--m3", "--m4", "--m5", "--m6", "--m7",
 export async function mapView(root, _, query) {
   const canvas = h("canvas", { class: "map", tabindex: "0", role: "application", "aria-label": "Map of the catalogue. Arrow keys move, plus and minus zoom, Enter opens the post in the middle.", "aria-describedby": "map-how" });
   const tip = h("div", { class: "tip", hidden: true });
-  const stage = h("div", { class: "stage" }, canvas, tip, h("div", { class: "zoom" }, zoomButton("+", "Zoom in", () => zoom(1.6)), zoomButton("−", "Zoom out", () => zoom(1 / 1.6)), zoomButton("⤢", "Show all", () => reset())));
+  // A canvas knows no names of colours: these elements say what they are in the theme of the moment.
+  const probes = h("div", { hidden: true }, COLOURS.map((name) => coloured(h("i"), "color", name)));
+  const stage = h("div", { class: "stage" }, canvas, tip, probes, h("div", { class: "zoom" }, zoomButton("+", "Zoom in", () => zoom(1.6)), zoomButton("−", "Zoom out", () => zoom(1 / 1.6)), zoomButton("⤢", "Show all", () => reset())));
   const legend = h("ul", { class: "legend", role: "list" });
   const pick = h("select", { id: "colour", on: { change: () => load(pick.value) } });
   const how = h("p", { class: "quiet", id: "map-how" });
@@ -105,9 +107,7 @@ export async function mapView(root, _, query) {
   }
 
   function dot(place) {
-    const mark = h("i");
-    mark.style.setProperty("background", `var(${COLOURS[place % COLOURS.length]})`);
-    return mark;
+    return coloured(h("i"), "background", COLOURS[place % COLOURS.length]);
   }
 
   function size() {
@@ -144,8 +144,7 @@ export async function mapView(root, _, query) {
   function paint() {
     if (!map) return;
     const ratio = canvas.width / Math.max(stage.clientWidth, 1);
-    const style = getComputedStyle(canvas);
-    const colours = COLOURS.map((name) => style.getPropertyValue(name));
+    const colours = [...probes.children].map((probe) => getComputedStyle(probe).color);
     const paper = canvas.getContext("2d");
     paper.setTransform(ratio, 0, 0, ratio, 0, 0);
     paper.clearRect(0, 0, stage.clientWidth, stage.clientHeight);
@@ -173,7 +172,7 @@ export async function mapView(root, _, query) {
     paper.globalAlpha = 1;
     if (hovered >= 0) {
       const [x, y] = place(hovered);
-      paper.strokeStyle = style.color;
+      paper.strokeStyle = getComputedStyle(canvas).color;
       paper.lineWidth = 2;
       paper.beginPath();
       paper.arc(x, y, radius + 4, 0, 2 * Math.PI);
@@ -271,4 +270,9 @@ export async function mapView(root, _, query) {
     say(`${plural(there.length, "post")} in view.`);
     return undefined;
   }
+}
+
+function coloured(element, property, name) {
+  element.style.setProperty(property, `var(${name})`);
+  return element;
 }

@@ -15,7 +15,7 @@ export async function searchView(root, _, query) {
   const note = h("div");
   const chips = h("ul", { class: "chips", role: "list" });
   const words = h("input", { type: "search", placeholder: "Describe what you are looking for …", "aria-label": "Words to search for", value: state.text, data: { search: "" } });
-  const where = h("input", { type: "text", id: "where", placeholder: "price<20 and colour=Black", "aria-label": "Conditions on attributes", value: state.where, spellcheck: "false", autocapitalize: "none", list: "attributes" });
+  const where = h("input", { type: "text", id: "where", "aria-label": "Conditions on attributes", value: state.where, spellcheck: "false", autocapitalize: "none", list: "attributes" });
   const drop = pictureDrop({ label: "A picture", change: (file) => ((state.file = file), search()) });
   const names = h("datalist", { id: "attributes" });
   const soon = debounced(() => search(), 220);
@@ -31,7 +31,10 @@ export async function searchView(root, _, query) {
     note,
     list,
   );
-  model().then((about) => names.append(...about.attributes.map((name) => h("option", { value: `${name}=` }))), () => undefined);
+  model().then(({ attributes }) => {
+    names.append(...attributes.map((name) => h("option", { value: `${name}=` })));
+    where.placeholder = attributes.length ? attributes.slice(0, 2).map((name) => `${name}=…`).join(" and ") : "The export has no attributes";
+  }, () => undefined);
   words.focus({ preventScroll: true });
   showItems();
   await search();

@@ -30,13 +30,15 @@ const about = (user) => [plural(user.events, "choice"), date(user.last)].filter(
 
 async function welcome(body) {
   body.replaceChildren(h("p", { class: "quiet", text: "Looking for users …" }));
-  const [active, asked] = await Promise.all([get("/v1/users", { k: 12 }), get("/v1/users", { k: 12, held_out: "true" })]);
+  const [active, asked] = await Promise.all([get("/v1/users", { k: 12 }), get("/v1/users", { k: 24, held_out: "true" })]);
+  const shown = new Set(active.results.map((user) => user.user_id));
+  const others = asked.results.filter((user) => !shown.has(user.user_id));
   const section = (title, text, users) =>
-    users.length > 0 && h("section", {}, h("h2", { text: title }), h("p", { class: "quiet", text }), h("ul", { class: "people", role: "list" }, users.map((user) => h("li", {}, h("a", { href: `#/user/${encodeURIComponent(user.user_id)}` }, h("b", { text: user.user_id }), h("span", { text: about(user) }))))));
+    users.length > 0 && h("section", {}, h("h2", { text: title }), h("p", { class: "quiet", text }), h("ul", { class: "people", role: "list" }, users.slice(0, 12).map((user) => h("li", {}, h("a", { href: `#/user/${encodeURIComponent(user.user_id)}` }, h("span", { class: "latest" }, user.latest.map((card) => picture(card, "quarter"))), h("b", { text: user.user_id }), h("span", { text: about(user) }))))));
   body.replaceChildren(
     ...[
       section("Most active", `Of ${plural(active.users, "user")} of the feed.`, active.results),
-      section("Known next choice", `The split holds the next choice of ${plural(asked.found, "user")} out: see whether the model finds it.`, asked.results),
+      section("Known next choice", `The split holds the next choice of ${plural(asked.found, "user")} out: see whether the model finds it.`, others.length ? others : asked.results),
     ].filter(Boolean),
   );
 }
@@ -48,7 +50,6 @@ async function show(body, id) {
   document.title = `${user.user_id} · mmrec studio`;
 
   view.list = grid("Recommendations");
-  view.list.classList.add("wide");
   view.headline = h("h2", { text: "Recommended" });
   view.under = h("p", { class: "quiet", "aria-live": "polite" });
   view.more = h("button", { class: "button", type: "button", text: "Show more", on: { click: () => ((state.k = Math.min(state.k + PAGE, MOST)), rank(view)) } });
@@ -80,9 +81,9 @@ function controls({ state, about }, change) {
     add(slider({ label: "Diversity", help: "Less of the same.", value: 0, change: (value) => change(() => (state.diversity = value)) })),
   ];
   if (about.modalities.length > 1) {
-    items.push(h("h3", { text: "What counts" }));
+    items.push(h("h3", { text: "How much counts" }));
     for (const name of about.modalities) {
-      items.push(add(slider({ label: NAMES[name] ?? name, help: `How much the ${(NAMES[name] ?? name).toLowerCase()} of a post counts.`, value: 1, change: (value) => change(() => (state.weights[name] = value)) })));
+      items.push(add(slider({ label: NAMES[name] ?? name, value: 1, change: (value) => change(() => (state.weights[name] = value)) })));
     }
   }
   items.push(toggle({ label: "Leave out what they had", checked: false, change: (on) => change(() => (state.seen = on ? "exclude" : "include")) }));
