@@ -254,6 +254,9 @@ def export(
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
     users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    with_map: Annotated[
+        bool, typer.Option("--map", help="Write a 2-d map of the catalogue too (t-SNE with mmrec[studio], else PCA).")
+    ] = False,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Who encodes: this process, or workers of Ray (here or a cluster).")
     ] = "local",
@@ -307,6 +310,7 @@ def export(
         normalise=normalise,
         only_new=only_new,
         users=users,
+        with_map=with_map,
         engine=EngineChoice(engine, blocks, workers, block_items),
         feed=feed,
         device=device,
@@ -400,6 +404,7 @@ def serve(
     *,
     served_log: Annotated[bool, typer.Option(help="Keep what every answer shows, under its request_id.")] = True,
     reveal_ids: Annotated[bool, typer.Option("--reveal-ids", help="Log user ids as they are, not as hashes.")] = False,
+    studio: Annotated[bool, typer.Option(help="Serve the page at / and the routes that it alone needs.")] = True,
 ) -> None:
     """Serve scores, recommendations and search over HTTP, take in posts and feedback; needs mmrec[serve]."""
     from mmrec.commands.serve import serve_run
@@ -416,6 +421,7 @@ def serve(
         device=device,
         keep_served=served_log,
         reveal_ids=reveal_ids,
+        studio=studio,
         notify=_notify,
         meter=progress,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
@@ -43,6 +45,7 @@ def serve_run(
     limits: Limits | None = None,
     keep_served: bool = True,
     reveal_ids: bool = False,
+    studio: bool = True,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> None:
@@ -61,6 +64,7 @@ def serve_run(
         limits: what a request may ask.
         keep_served: keep what every answer shows.
         reveal_ids: write user ids to the log as they are.
+        studio: serve the page at / too.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -84,7 +88,8 @@ def serve_run(
         return Service(pair, store, limits=limits, on_batch=metrics.on_batch, keep_served=keep_served)
 
     loader = Loader(Places(run, vectors, feed), folder, device, make)
-    app = _application(loader, store, metrics=metrics, keys=ring, reveal_ids=reveal_ids, notify=notify, meter=meter)
+    build = partial(build_app, metrics=metrics, keys=ring, reveal_ids=reveal_ids, studio=studio)
+    app = _application(loader, store, build, notify=notify, meter=meter)
     _log_to_stderr()
     config = uvicorn.Config(
         app,
@@ -96,19 +101,13 @@ def serve_run(
         timeout_graceful_shutdown=int(limits.request_seconds) + 5,
     )
     place = f"[{host}]" if ":" in host else host
-    notify(f"serving at http://{place}:{port}, its description at /docs; Ctrl-C ends it")
+    page = "a page to look at it at /, " if studio else ""
+    notify(f"serving at http://{place}:{port}, {page}its description at /docs; Ctrl-C ends it")
     uvicorn.Server(config).run()
 
 
 def _application(
-    loader: Loader,
-    store: Store,
-    *,
-    metrics: Metrics,
-    keys: KeyRing | None,
-    reveal_ids: bool,
-    notify: Notify,
-    meter: Meter,
+    loader: Loader, store: Store, build: Callable[..., FastAPI], *, notify: Notify, meter: Meter
 ) -> FastAPI:
     """Return what answers; it alone holds the first model, which would else stay in memory after a swap."""
     try:
@@ -118,7 +117,7 @@ def _application(
         raise
     Publishing(service).restore(notify=notify)
     notify(f"{len(service.items)} items of {service.recommender.run.path.name} are ready")
-    return build_app(service, metrics=metrics, keys=keys, reveal_ids=reveal_ids, models=loader.models(choice))
+    return build(service, models=loader.models(choice))
 
 
 def is_loopback(host: str) -> bool:

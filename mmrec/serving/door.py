@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,9 @@ from mmrec.serving.keys import KeyRing, Scope
 from mmrec.serving.limits import Limits
 from mmrec.serving.metrics import Metrics
 from mmrec.serving.problems import MEDIA_TYPE, ProblemError, overloaded, problem_body, too_slow
+from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.request_log import RequestLog
+from mmrec.serving.route_work import Work
 from mmrec.serving.store import StoreFailureError
 from mmrec.serving.trace import Trace
 
@@ -29,8 +31,6 @@ JSON = "application/json"
 Lane = Literal["queue", "aside", "long", "here"]
 LONG_SECONDS = 660.0
 """How long a request on the long lane may take."""
-Work = Callable[[bytes, Trace], bytes]
-"""What a route does with a body, in a thread of its own; returns the answer as JSON."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -83,10 +83,14 @@ class Door:
         limits: of the service.
         metrics: counts answers.
         log: writes what requests came to.
+        recent: keeps the last refusals.
     """
 
-    def __init__(self, entrance: Entrance, limits: Limits, metrics: Metrics, log: RequestLog) -> None:
+    def __init__(
+        self, entrance: Entrance, limits: Limits, metrics: Metrics, log: RequestLog, recent: RecentProblems
+    ) -> None:
         self._entrance, self._limits, self._metrics, self._log = entrance, limits, metrics, log
+        self._recent = recent
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="mmrec-aside")
         self._long = ThreadPoolExecutor(2, thread_name_prefix="mmrec-long")
@@ -122,6 +126,7 @@ class Door:
             status, media, detail, errors, headers = *_refusal(error), _headers_of(error)
             if status == 500:
                 self._log.failed(trace, error)
+            self._recent.add(trace, status, error)
             body = problem_body(status, detail, request_id=trace.request_id, errors=errors)
         self._metrics.on_answer(trace, status)
         self._log.answered(trace, status)

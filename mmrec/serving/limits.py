@@ -21,6 +21,7 @@ class Limits:
         excluded: items that a request wants left out.
         events: events of one call of feedback.
         k: items of an answer.
+        pool: candidates that freshness, diversity and weights of modalities put in order.
         requests: requests in work or waiting for it; one more gets 429.
         threads: requests in work.
         posts_waiting: posts that wait to be encoded.
@@ -39,6 +40,7 @@ class Limits:
     excluded: int = 1000
     events: int = 1000
     k: int = 500
+    pool: int = 1000
     requests: int = 64
     threads: int = 16
     posts_waiting: int = 4096

@@ -12,7 +12,8 @@ import torch
 
 from mmrec.batch import UserBatch
 from mmrec.feed.batches import ordered_users, pad
-from mmrec.inference.encoding import evaluating
+from mmrec.feed.items import ItemReader
+from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.posts import DecodedPost
 from mmrec.inference.recommender import Recommender
 from mmrec.serving.batcher import Batcher
@@ -35,7 +36,20 @@ class UserJob:
     times: Times | None
 
 
-_Job = DecodedPost | UserJob
+@dataclass(frozen=True)
+class ItemJob:
+    """An item of the feed that is to be encoded from some of what it has.
+
+    Args:
+        row: in the catalogue.
+        kept: the modalities that are read.
+    """
+
+    row: int
+    kept: tuple[str, ...]
+
+
+_Job = DecodedPost | UserJob | ItemJob
 
 
 class ModelWorker:
@@ -75,6 +89,10 @@ class ModelWorker:
         """Return what will hold a user's score-ready vectors, shape (interests, width)."""
         return self._batcher.submit(job)
 
+    def encode_item(self, job: ItemJob) -> Future[Vectors]:
+        """Return what will hold an item's score-ready vector, shape (width,)."""
+        return self._batcher.submit(job)
+
     def close(self) -> None:
         """Finish what waits, then stop."""
         self._batcher.close()
@@ -85,11 +103,22 @@ class ModelWorker:
         if posts:
             vectors = self._recommender.vectors.encode(list(posts.values())).numpy()
             results |= dict(zip(posts, vectors, strict=True))
+        items = {index: job for index, job in enumerate(jobs) if isinstance(job, ItemJob)}
+        for kept in {job.kept for job in items.values()}:
+            places = [index for index, job in items.items() if job.kept == kept]
+            results |= dict(zip(places, self._items([items[index].row for index in places], kept), strict=True))
         for bare in (True, False):
             users = {i: job for i, job in enumerate(jobs) if isinstance(job, UserJob) and (job.times is None) == bare}
             if users:
                 results |= dict(zip(users, self._users(list(users.values())), strict=True))
         return [results[index] for index in range(len(jobs))]
+
+    def _items(self, rows: Sequence[int], kept: Sequence[str]) -> Vectors:
+        """Encode items from some of their modalities, shape (items, width)."""
+        modalities = self._recommender.assembly.reader.modalities
+        reader = ItemReader({name: modality for name, modality in modalities.items() if name in kept})
+        wanted = np.array(rows, dtype=np.int64)
+        return np.asarray(encode_catalogue(self._model, reader, wanted, device=self._recommender.device).numpy())
 
     def _users(self, jobs: Sequence[UserJob]) -> Vectors:
         """Encode users whose histories all have times, or all have none; shape (users, interests, width)."""

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from mmrec.serving import schemas
 from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
+from mmrec.serving.studio import schemas as studio_schemas
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/score", "post"): schemas.ScoreRequest,
@@ -20,6 +21,14 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/feedback", "post"): schemas.FeedbackRequest,
     ("/admin/model", "post"): SwapRequest,
     ("/admin/rollback", "post"): RollbackRequest,
+    ("/v1/cards", "post"): studio_schemas.CardsRequest,
+    ("/v1/inspect", "post"): studio_schemas.InspectRequest,
+}
+_QUERIES: dict[str, type[BaseModel]] = {
+    "/v1/items/{item_id}/similar": schemas.SimilarRequest,
+    "/v1/users": studio_schemas.UsersRequest,
+    "/v1/users/{user_id}": studio_schemas.UserQuery,
+    "/v1/map": studio_schemas.MapQuery,
 }
 _PROBLEM = {
     "type": "object",
@@ -80,12 +89,11 @@ def _complete(operation: _Tree, path: str, method: str) -> None:
             "required": True,
             "content": {"application/json": reference, "multipart/form-data": form},
         }
-    if path.endswith("/similar"):
+    query = _QUERIES.get(path)
+    if query is not None:
+        fields = cast("dict[str, _Tree]", query.model_json_schema()["properties"])
         parameters = cast("list[object]", operation.setdefault("parameters", []))
-        parameters += [
-            {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 10}},
-            {"name": "where", "in": "query", "schema": {"type": "string", "default": ""}},
-        ]
+        parameters += [{"name": name, "in": "query", "schema": field} for name, field in fields.items()]
     if not path.startswith("/health"):
         operation["security"] = [{"key": []}, {}]
     responses = cast("_Tree", operation["responses"])

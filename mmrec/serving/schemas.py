@@ -18,6 +18,7 @@ def _identifier(value: str | int) -> str | int:
 
 Id = Annotated[str | int, AfterValidator(_identifier)]
 Attribute = str | int | float | bool | None
+Weight = Annotated[float, Field(ge=0, le=1)]
 
 
 class Asked(BaseModel):
@@ -67,6 +68,23 @@ class RecommendRequest(Asked):
         default="include", description="Whether items that the user chose before may come again."
     )
     where: str = Field(default="", max_length=1000, description="Conditions such as colour=Black and price<20.")
+    freshness: float = Field(
+        default=0.0, ge=0, le=1, description="How much it counts to be newer than other candidates; 0: not at all."
+    )
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="How much it counts to differ from what is ranked higher; 0: not at all."
+    )
+    modality_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="How much the candidates' modalities count, such as image: 0.5; 1 where nothing is said. A score is "
+        "that expected where each modality is kept with this probability; a post never loses its only content.",
+    )
+    reasons: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="For each item, so many posts of the user's history that are nearest to it in the model's space.",
+    )
 
 
 class SearchRequest(Asked):
@@ -162,13 +180,33 @@ class RankedItem(BaseModel):
     reason: Literal["popular", "fresh"] | None = None
 
 
+class NearPost(BaseModel):
+    """A post of the user's history near a recommended item."""
+
+    item_id: str | int
+    similarity: float = Field(description="Cosine of the two posts' vectors, between -1 and 1.")
+
+
+class RecommendedItem(RankedItem):
+    """An item that was recommended.
+
+    ``because`` are neighbours in the space in which the model compares posts: what of the history is like the item, not
+    a proof of what moved the model, which reads the whole history in order.
+    """
+
+    because: list[NearPost] = Field(default_factory=list, description="Nearest posts of the history, if asked for.")
+
+
 class RecommendAnswer(Answer):
     """Recommendations, and what chose them."""
 
     model: str
     user: Asker
     strategy: Literal["model", "popular_and_fresh"]
-    results: list[RankedItem]
+    pool: int = Field(
+        description="Candidates that freshness, diversity and weights put in order; 0 where nothing of it was asked."
+    )
+    results: list[RecommendedItem]
 
 
 class FoundItem(RankedItem):

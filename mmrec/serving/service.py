@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 
 from mmrec.inference.questions import Question, as_query
 from mmrec.search.index import Vectors
+from mmrec.serving.askers import Askers, Asking
 from mmrec.serving.exported import Pair
-from mmrec.serving.fallback import alternate, fresh_items, popular_items
 from mmrec.serving.limits import Limits
 from mmrec.serving.live_items import Ask, Hit, LiveItems
 from mmrec.serving.model_worker import ModelWorker
+from mmrec.serving.partial_vectors import PartialVectors
 from mmrec.serving.pasts import Pasts
 from mmrec.serving.post_vectors import PostVectors
 from mmrec.serving.problems import ProblemError
+from mmrec.serving.recommending import Recommending
 from mmrec.serving.references import content_of
-from mmrec.serving.resolver import Asking, Resolved, Resolver
+from mmrec.serving.resolver import Resolved, Resolver
 from mmrec.serving.schemas import (
     FoundItem,
     RankedItem,
@@ -87,11 +88,20 @@ class Service:
             limits=self.limits,
         )
         pasts = Pasts(self.histories, self.catalogue.item_ids, store, length=self.length)
-        self.resolver = Resolver(
-            self.recommender, self.items, self.posts, pasts, self.worker, length=self.length, limits=self.limits
+        self.resolver = Resolver(self.recommender, self.items, self.posts, limits=self.limits)
+        self.askers = Askers(
+            self.resolver,
+            self.items,
+            pasts,
+            self.worker,
+            width=assembly.model.width,
+            length=self.length,
+            limits=self.limits,
         )
-        self._popular = popular_items(self.catalogue, self.histories)
-        self._fresh = fresh_items(self.catalogue)
+        partial = PartialVectors(self.worker, self.posts, store, most=self.limits.cached_vectors)
+        self.recommending = Recommending(
+            self.recommender, self.items, self.resolver, partial, self.compare, limits=self.limits
+        )
 
     @property
     def model_hash(self) -> str:
@@ -117,7 +127,7 @@ class Service:
                 where="candidates",
                 fix="Ask in several requests.",
             )
-        asking = self.resolver.asking(request.user_id, request.history, parts, trace)
+        asking = self.askers.one(request.user_id, request.history, parts, trace)
         candidates = self.resolver.resolve(request.candidates, parts, trace)
         with trace.stage("score"):
             results = self._scored(asking, candidates)
@@ -131,7 +141,7 @@ class Service:
         if usable:
             vectors = np.stack([entry.vector for entry in candidates if entry.vector is not None])
             again = np.array([candidates[index].key in asking.had for index in usable], dtype=np.float32)
-            scores[usable] = self._compare(asking.vectors, vectors) + np.float32(self.recommender.repeat_bonus) * again
+            scores[usable] = self.compare(asking.vectors, vectors) + np.float32(self.recommender.repeat_bonus) * again
         finite = np.flatnonzero(np.isfinite(scores))
         ranks = np.zeros(len(candidates), dtype=np.int64)
         ranks[finite[np.argsort(-scores[finite], kind="stable")]] = np.arange(1, len(finite) + 1)
@@ -153,52 +163,11 @@ class Service:
             ProblemError: more items than an answer holds, or a user or history that cannot be used.
             RequestError: conditions that are none.
         """
-        self._check_k(request.k)
-        if len(request.exclude) > self.limits.excluded:
-            raise ProblemError(
-                422,
-                f"at most {self.limits.excluded} items to leave out",
-                got=str(len(request.exclude)),
-                where="exclude",
-            )
-        asking = self.resolver.asking(request.user_id, request.history, parts, trace)
-        dropped = frozenset(map(str, request.exclude)) | (asking.seen if request.seen == "exclude" else frozenset())
-        strategy: Literal["model", "popular_and_fresh"] = (
-            "popular_and_fresh" if asking.note.kind == "stranger" else "model"
-        )
-        with trace.stage("search"):
-            if strategy == "model":
-                hits = self.items.best(self._ask(asking, dropped, request.where), k=request.k)
-                results = [self._ranked(hit, rank) for rank, hit in enumerate(hits, start=1)]
-            else:
-                results = self._for_strangers(dropped, request.where, request.k)
-        self._log(trace, [(str(entry.item_id), entry.score) for entry in results])
-        return RecommendAnswer(
-            request_id=trace.request_id, model=self.model_hash, user=asking.note, strategy=strategy, results=results
-        )
-
-    def _ask(self, asking: Asking, dropped: frozenset[str], where: str) -> Ask:
-        layout = self.items.exported.layout
-        had = frozenset(key.removeprefix("id:") for key in asking.had if key.startswith("id:"))
-        return Ask(
-            queries=layout.shape(asking.vectors),
-            score=lambda vectors: self._compare(asking.vectors, vectors),
-            bonus=self.recommender.repeat_bonus,
-            had=had,
-            dropped=dropped,
-            where=where,
-        )
-
-    def _for_strangers(self, dropped: frozenset[str], where: str, k: int) -> list[RankedItem]:
-        newest = self.items.published.newest(k + len(dropped))
-        lists = [
-            [item_id for item_id in self.items.allowed(ids, where) if item_id not in dropped]
-            for ids in (self._popular, list(dict.fromkeys([*newest, *self._fresh])))
-        ]
-        return [
-            RankedItem(item_id=self.items.external(item_id), rank=rank, score=None, reason=reason)
-            for rank, (item_id, reason) in enumerate(alternate(*lists, k=k), start=1)
-        ]
+        self.recommending.check(request)
+        asking = self.askers.one(request.user_id, request.history, parts, trace)
+        answer = self.recommending.answer(request, asking, trace)
+        self._log(trace, [(str(entry.item_id), entry.score) for entry in answer.results])
+        return answer
 
     def search(self, request: SearchRequest, parts: Parts, trace: Trace) -> SearchAnswer:
         """Return the items nearest to a text, pictures, items, a user, or any mix; text and pictures are one post.
@@ -215,7 +184,7 @@ class Service:
             with trace.stage("encode"):
                 post = trace.wait(coming).vector[None]
         if request.user_id is not None:
-            asking = self.resolver.asking(request.user_id, None, parts, trace)
+            asking = self.askers.one(request.user_id, None, parts, trace)
             if asking.note.kind == "stranger":
                 raise ProblemError(422, "a user who chose something", got="an unknown one", where="user_id")
         if len(request.items) > self.limits.history:
@@ -276,7 +245,7 @@ class Service:
         ]
         return SearchAnswer(request_id=trace.request_id, model=self.model_hash, results=results)
 
-    def _compare(self, users: Vectors, items: Vectors) -> Vectors:
+    def compare(self, users: Vectors, items: Vectors) -> Vectors:
         """Return the score of every item for one user, shape (items,), without the repeat bonus."""
         with torch.inference_mode():
             scorer = self.recommender.assembly.model.scorer
