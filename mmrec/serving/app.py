@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import mmrec
 from mmrec.errors import MissingExtraError
-from mmrec.serving import schemas
+from mmrec.serving import batch_schemas, schemas
 from mmrec.serving.about import About
 from mmrec.serving.body import Payload, parse, split_body, validated
 from mmrec.serving.door import Door, Entrance, Work, plain_problem
+from mmrec.serving.embedding import embed
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
@@ -60,6 +62,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _no_route)
     _add_questions(app, door, service, about)
     _add_writes(app, door, publishing)
+    _add_batches(app, door, service, publishing)
     _add_health(app, door, about, metrics)
     describe(app)
     return app
@@ -127,6 +130,26 @@ def _add_writes(app: FastAPI, door: Door, publishing: Publishing) -> None:
             return publishing.feedback(asked, trace)
 
         return await door.answer(request, "feedback", "write", _asked(request, schemas.FeedbackRequest, take))
+
+
+def _add_batches(app: FastAPI, door: Door, service: Service, publishing: Publishing) -> None:
+    @app.post("/v1/recommend:batch", responses=_answers(batch_schemas.RecommendBatchAnswer))
+    async def recommend_batch(request: Request) -> Response:
+        """Recommend to several users or after several histories."""
+        work = _asked(request, batch_schemas.RecommendBatchRequest, service.recommend_batch)
+        return await door.answer(request, "recommend_batch", "read", work)
+
+    @app.post("/v1/items:batch", responses=_answers(batch_schemas.PublishBatchAnswer))
+    async def publish_batch(request: Request) -> Response:
+        """Take several posts in: each durable, recommended and searched from the answer on, or with an error."""
+        work = _asked(request, batch_schemas.PublishBatchRequest, publishing.publish_batch)
+        return await door.answer(request, "publish_batch", "write", work)
+
+    @app.post("/v1/embeddings", responses=_answers(batch_schemas.EmbeddingAnswer))
+    async def embeddings(request: Request) -> Response:
+        """Return the vectors of texts and pictures, in the shape of OpenAI's interface."""
+        work = _asked(request, batch_schemas.EmbeddingRequest, partial(embed, service))
+        return await door.answer(request, "embeddings", "read", work)
 
 
 def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> None:

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mmrec.serving import schemas
+from mmrec.serving import batch_schemas, schemas
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/score", "post"): schemas.ScoreRequest,
@@ -17,6 +17,9 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/search", "post"): schemas.SearchRequest,
     ("/v1/items/{item_id}", "put"): schemas.PublishRequest,
     ("/v1/feedback", "post"): schemas.FeedbackRequest,
+    ("/v1/recommend:batch", "post"): batch_schemas.RecommendBatchRequest,
+    ("/v1/items:batch", "post"): batch_schemas.PublishBatchRequest,
+    ("/v1/embeddings", "post"): batch_schemas.EmbeddingRequest,
 }
 _PROBLEM = {
     "type": "object",
