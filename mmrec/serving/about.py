@@ -13,9 +13,9 @@ from mmrec.errors import MmrecError
 from mmrec.serving.live_items import Item
 from mmrec.serving.model_worker import UserJob
 from mmrec.serving.post_vectors import Content
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.problems import ProblemError, unknown_item
 from mmrec.serving.schemas import Attribute, HealthAnswer, ItemAnswer, ModelAnswer
-from mmrec.serving.service import Service, unknown_item
+from mmrec.serving.service import Service
 from mmrec.serving.trace import Trace
 
 

@@ -14,7 +14,7 @@ from mmrec.serving.admin_schemas import (
 )
 from mmrec.serving.choice import Names
 from mmrec.serving.deployment import Active
-from mmrec.serving.service import now_ms
+from mmrec.serving.service import Parts, now_ms
 from mmrec.serving.swapping import Swap, Swaps
 from mmrec.serving.trace import Trace
 
@@ -45,7 +45,7 @@ class Admin:
             available=Available(runs=folder.runs(), vectors=folder.exports(), feeds=folder.feeds()),
         )
 
-    def swap(self, request: SwapRequest, trace: Trace) -> AdminModelAnswer:
+    def swap(self, request: SwapRequest, parts: Parts, trace: Trace) -> AdminModelAnswer:
         """Put a run and its export in the place of what answers.
 
         Raises:
@@ -54,7 +54,7 @@ class Admin:
         coming = self._swaps.begin(Names(request.run, request.vectors, request.feed))
         return self._told(coming, trace, wait=request.wait)
 
-    def rollback(self, request: RollbackRequest, trace: Trace) -> AdminModelAnswer:
+    def rollback(self, request: RollbackRequest, parts: Parts, trace: Trace) -> AdminModelAnswer:
         """Put back what answered before.
 
         Raises:

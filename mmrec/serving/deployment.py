@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from mmrec.serving.about import About, State
 from mmrec.serving.carry_over import Carried, carry_over
 from mmrec.serving.choice import UNCHOSEN, Choice
 from mmrec.serving.publishing import Publishing
+from mmrec.serving.schemas import ModelAnswer
 from mmrec.serving.service import Service, now_ms
+from mmrec.serving.studio.parts import StudioParts
+from mmrec.serving.trace import Trace
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Active:
@@ -28,8 +35,13 @@ class Active:
     def __init__(self, service: Service, writes: threading.Lock, choice: Choice) -> None:
         self.service, self.about, self.publishing = service, About(service), Publishing(service, lock=writes)
         self.choice, self.since = choice, now_ms()
+        self.studio = StudioParts(service)
         self._requests, self._retired = 0, False
         self._counting = threading.Lock()
+
+    def model(self, trace: Trace) -> ModelAnswer:
+        """Return what it is."""
+        return self.about.model(trace, since=self.since)
 
     def enter(self) -> None:
         """Count a request in."""
@@ -97,6 +109,28 @@ class Deployment:
                 with self._writes:
                     carry_over(latest.service)
                 now = latest
+
+    def reading(self, method: Callable[[Active], Callable[_P, _R]]) -> Callable[_P, _R]:
+        """Return what calls a method of whatever answers when it is called.
+
+        Args:
+            method: finds it in what answers.
+        """
+
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with self.use() as now:
+                return method(now)(*args, **kwargs)
+
+        return call
+
+    def writing(self, method: Callable[[Active], Callable[_P, _R]]) -> Callable[_P, _R]:
+        """Return what calls a method that writes posts."""
+
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with self.write() as now:
+                return method(now)(*args, **kwargs)
+
+        return call
 
     def state(self) -> State:
         """Return figures of this moment."""

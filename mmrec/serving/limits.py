@@ -20,6 +20,8 @@ class Limits:
         history: entries of a history that a request brings along.
         excluded: items that a request wants left out.
         events: events of one call of feedback.
+        users: users of one call that recommends to several.
+        posts: posts of one call that takes several in, or embeds them.
         k: items of an answer.
         pool: candidates that freshness, diversity and weights of modalities put in order.
         requests: requests in work or waiting for it; one more gets 429.
@@ -39,6 +41,8 @@ class Limits:
     history: int = 1000
     excluded: int = 1000
     events: int = 1000
+    users: int = 100
+    posts: int = 256
     k: int = 500
     pool: int = 1000
     requests: int = 64

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mmrec.serving import schemas
+from mmrec.serving import batch_schemas, schemas
 from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
 from mmrec.serving.studio import schemas as studio_schemas
 
@@ -23,6 +23,9 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/admin/rollback", "post"): RollbackRequest,
     ("/v1/cards", "post"): studio_schemas.CardsRequest,
     ("/v1/inspect", "post"): studio_schemas.InspectRequest,
+    ("/v1/recommend:batch", "post"): batch_schemas.RecommendBatchRequest,
+    ("/v1/items:batch", "post"): batch_schemas.PublishBatchRequest,
+    ("/v1/embeddings", "post"): batch_schemas.EmbeddingRequest,
 }
 _QUERIES: dict[str, type[BaseModel]] = {
     "/v1/items/{item_id}/similar": schemas.SimilarRequest,

@@ -64,6 +64,6 @@ def numbers(query: dict[str, str], *names: str) -> dict[str, object]:
     return values
 
 
-def answers(schema: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Return what the description says of a route's answer."""
-    return {200: {"model": schema}}
+def answers(schema: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the description says of a route's answer; its status is 200 where none is given."""
+    return {status: {"model": schema} for status in statuses or (200,)}
