@@ -25,15 +25,14 @@ class Active:
 
     Args:
         service: of that model.
-        writes: held while a post is written, and while what answers changes.
         choice: the pair that it is of.
 
     Attributes:
         since: when it last began to answer, milliseconds since 1970.
     """
 
-    def __init__(self, service: Service, writes: threading.Lock, choice: Choice) -> None:
-        self.service, self.about, self.publishing = service, About(service), Publishing(service, lock=writes)
+    def __init__(self, service: Service, choice: Choice) -> None:
+        self.service, self.about, self.publishing = service, About(service), Publishing(service)
         self.choice, self.since = choice, now_ms()
         self.studio = StudioParts(service)
         self._requests, self._retired = 0, False
@@ -74,9 +73,8 @@ class Deployment:
     """
 
     def __init__(self, service: Service, *, choice: Choice = UNCHOSEN) -> None:
-        # Both writes and changes of the model go by this lock, so that no post falls between two models.
-        self._writes, self._choosing = threading.Lock(), threading.Lock()
-        self._current = Active(service, self._writes, choice)
+        self._switching, self._choosing = threading.Lock(), threading.Lock()
+        self._current = Active(service, choice)
         self._previous: Active | None = None
 
     @property
@@ -105,10 +103,10 @@ class Deployment:
         """Yield what answers, for a write; where another model takes its place meanwhile, that has the post too."""
         with self.use() as now:
             yield now
-            while now is not (latest := self._current):
-                with self._writes:
-                    carry_over(latest.service)
-                now = latest
+            # What was written before a switch takes this lock, the switch carries over; the rest is carried over here.
+            with self._switching:
+                if self._current is not now:
+                    carry_over(self._current.service)
 
     def reading(self, method: Callable[[Active], Callable[_P, _R]]) -> Callable[_P, _R]:
         """Return what calls a method of whatever answers when it is called.
@@ -136,14 +134,10 @@ class Deployment:
         """Return figures of this moment."""
         return self._current.about.state()
 
-    def prepare(self, service: Service, choice: Choice) -> Active:
-        """Return a model that may take the place of what answers."""
-        return Active(service, self._writes, choice)
-
     def switch(self, to: Active, *, before: Callable[[], None] | None = None) -> Carried:
         """Put a model in the place of what answers, with all that was published; what answered is kept as the previous.
 
-        Published posts must have been carried over already, but for the last few: writes wait as long as this takes.
+        Published posts must have been carried over already, but for the last few: writers wait as long as this takes.
 
         Args:
             to: what is to answer.
@@ -152,7 +146,7 @@ class Deployment:
         Returns:
             The last few.
         """
-        with self._writes:
+        with self._switching:
             carried = carry_over(to.service)
             if before is not None:
                 before()

@@ -41,13 +41,12 @@ class Publishing:
 
     Args:
         service: what offers the posts and asks for the feedback.
-        lock: held while a post is written; of its own where nothing else shares the store.
     """
 
-    def __init__(self, service: Service, *, lock: threading.Lock | None = None) -> None:
+    def __init__(self, service: Service) -> None:
         self._service, self._items, self._store = service, service.items, service.store
         # The store and the items in memory must see writes in the same order.
-        self._lock = lock or threading.Lock()
+        self._lock = threading.Lock()
 
     def restore(self, *, notify: Notify = ignore) -> None:
         """Offer again what the store holds.

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrec.inference.questions import Question, as_query
-from mmrec.search.index import Vectors
 from mmrec.serving.about import About
-from mmrec.serving.live_items import Ask
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.service import Service
 from mmrec.serving.trace import Trace
 
 SEARCHED, ENCODED = 64, 8
 """Items that are searched for by their own vectors, and items that are encoded once more."""
+_HITS = 10
+"""Rows of the index that are scored by full vectors."""
 _FOUND = 0.95
 """Share that must find themselves; an index may be approximate."""
 _ALIKE = 0.999
@@ -101,27 +101,19 @@ def _check_encoding(service: Service) -> int:
 def _find_themselves(service: Service) -> tuple[int, int]:
     """Search items by their own vectors; return how many, and how many came first or level with the first."""
     exported = service.items.exported
-    rows = _sample(len(exported), SEARCHED)
-    found = 0
-    for row in rows:
-        vector = np.asarray(exported.full[row : row + 1], dtype=np.float32)
-        ask, own = _about_itself(service, vector)
-        best = service.items.best(ask, k=1)
-        found += bool(best) and best[0].score >= own - 1e-4 * max(abs(own), 1.0)
-    return len(rows), found
-
-
-def _about_itself(service: Service, vector: Vectors) -> tuple[Ask, float]:
-    """Return what asks for the items near a vector, shape (1, width), and the score that the vector itself would get."""
-    layout, nothing = service.items.exported.layout, np.zeros(0, dtype=np.int64)
+    layout, nothing = exported.layout, np.zeros(0, dtype=np.int64)
     question = Question(None, None, nothing, nothing, 0.0)
-    near = as_query(layout, question, layout.shape(vector))
-    exact = as_query(layout.full, question, layout.full.shape(vector))
-
-    def score(vectors: Vectors) -> npt.NDArray[np.float32]:
-        return np.asarray(layout.full.shape(vectors) @ exact.vector, dtype=np.float32)
-
-    return Ask(queries=near.vector[None], score=score), float(score(vector)[0])
+    rows, found = _sample(len(exported), SEARCHED), 0
+    for row in rows:
+        own = np.asarray(exported.full[row : row + 1], dtype=np.float32)
+        near = as_query(layout, question, layout.shape(own)).vector
+        exact = as_query(layout.full, question, layout.full.shape(own)).vector
+        # What the index finds is scored by full vectors, as for requests: an index may be of smaller ones.
+        hits = exported.store.search(near[None], k=min(_HITS, len(exported))).rows[0]
+        best = np.asarray(exported.full[hits[hits >= 0]], dtype=np.float32)
+        scores = layout.full.shape(np.concatenate([own, best])) @ exact
+        found += bool((scores[1:] >= scores[0] - 1e-4 * max(abs(float(scores[0])), 1.0)).any())
+    return len(rows), found
 
 
 def _sample(items: int, count: int) -> npt.NDArray[np.int64]:

@@ -181,7 +181,7 @@ class Swaps:
             return self._put(previous, swap, record)
         known = max((number for number, _ in self._store.changes(self.deployment.current.service.seen)), default=0)
         known = max(known, self.deployment.current.service.seen)
-        to = self.deployment.prepare(self._load(swap.choice.names), swap.choice)
+        to = Active(self._load(swap.choice.names), swap.choice)
         try:
             self._go_on(swap := replace(swap, step="checking"))
             swap = replace(swap, checked=check(to.service, Trace("swap", seconds=_CHECK_SECONDS)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,6 +121,21 @@ def served_vectors(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def pair(tiny_run: Path, served_vectors: Path) -> Pair:
     return load_pair(tiny_run, served_vectors, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def models_folder(
+    tiny_run: Path, content_run: Path, served_vectors: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder of two runs and their exports; tests read it."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_run, folder / "tiny")
+    shutil.copytree(served_vectors, folder / "tiny-vectors")
+    shutil.copytree(content_run, folder / "content")
+    export_run(
+        folder / "content", out=folder / "content-vectors", store="faiss", index="flat", users=False, device="cpu"
+    )
+    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrec.commands.export import export_run
 from mmrec.search.index import ExactStore
 from mmrec.serving.choice import Choice, Names, base_of
 from mmrec.serving.deployment import Deployment
@@ -34,20 +33,15 @@ ONE = {"user_id": "u01", "candidates": ["p01", "p02", "p03"]}
 
 
 @pytest.fixture(scope="module")
-def models(tiny_run: Path, content_run: Path, served_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two pairs, and of runs that do not fit or are damaged."""
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(tiny_run, folder / "tiny")
-    shutil.copytree(served_vectors, folder / "tiny-vectors")
-    shutil.copytree(content_run, folder / "content")
-    export_run(folder / "content", out=folder / "content-vectors", store="faiss", index="flat", device="cpu")
-    shutil.copytree(folder / "content", folder / "stale")
-    (saved,) = (folder / "stale" / "embeddings").glob("*/vectors.npy")
+def models(models_folder: Path) -> Path:
+    """The folder of two pairs, and beside them runs that do not fit or are damaged."""
+    for name in ("stale", "torn"):
+        shutil.copytree(models_folder / "content", models_folder / name)
+    (saved,) = (models_folder / "stale" / "embeddings").glob("*/vectors.npy")
     np.save(saved, np.load(saved)[::-1])
-    shutil.copytree(folder / "content", folder / "torn")
-    for weights in (folder / "torn" / "checkpoints").rglob("*.safetensors"):
+    for weights in (models_folder / "torn" / "checkpoints").rglob("*.safetensors"):
         weights.write_bytes(weights.read_bytes()[:100])
-    return folder
+    return models_folder
 
 
 @pytest.fixture
@@ -314,7 +308,7 @@ class TestRestart:
         )
         name, choice = self.first(elsewhere, notes)
         assert (name, choice.names) == ("content", None), "started with another pair, it serves that"
-        assert notes == []
+        assert not [note for note in notes if "cannot be loaded" in note]
 
     def test_a_pair_that_is_gone_keeps_nobody_from_answering(self, loader: Loader, models: Path) -> None:
         store = loader.load(None).store
