@@ -60,8 +60,8 @@ class Server:
         self.service = make(pair)
         Publishing(self.service).restore()
         self.models = None if models is None else models_of(models, make)
-        app = build_app(self.service, metrics=metrics, keys=keys, reveal_ids=reveal_ids, models=self.models)
-        self.client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        self.app = build_app(self.service, metrics=metrics, keys=keys, reveal_ids=reveal_ids, models=self.models)
+        self.client = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
 
     def post(self, path: str, body: object, status: int = 200) -> dict[str, object]:
         answer = self.client.post(f"/v1/{path}", json=body)
