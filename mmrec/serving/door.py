@@ -11,10 +11,11 @@ from typing import Literal
 from mmrec.errors import MissingExtraError, RequestError
 from mmrec.preprocessing.pictures import PictureError
 from mmrec.serving.body import read_body
-from mmrec.serving.keys import KeyRing, Scope
+from mmrec.serving.keys import Key, KeyRing, Scope
 from mmrec.serving.limits import Limits
 from mmrec.serving.metrics import Metrics
 from mmrec.serving.problems import MEDIA_TYPE, ProblemError, overloaded, problem_body, too_slow
+from mmrec.serving.rates import Rates
 from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.request_log import RequestLog
 from mmrec.serving.route_work import Work
@@ -45,8 +46,8 @@ class Entrance:
 
     keys: KeyRing | None
 
-    def check(self, headers: Mapping[str, str], scope: Scope) -> None:
-        """Refuse callers who may not.
+    def check(self, headers: Mapping[str, str], scope: Scope) -> Key | None:
+        """Return the key of a caller, None of one who needs none; refuse those who may not.
 
         Raises:
             ProblemError: no key, an unknown one, one of a lower scope; or, without keys, another name of this machine.
@@ -62,7 +63,7 @@ class Entrance:
                     where="Host",
                     fix="Start mmrec serve with --keys.",
                 )
-            return
+            return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         presented = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         key = self.keys.find(presented) if presented else None
@@ -73,6 +74,7 @@ class Entrance:
             )
         if not key.allows(scope):
             raise ProblemError(403, f"a key of scope {scope}", got=f"one of scope {key.scope}", where="Authorization")
+        return key
 
 
 class Door:
@@ -94,6 +96,7 @@ class Door:
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="mmrec-aside")
         self._long = ThreadPoolExecutor(2, thread_name_prefix="mmrec-long")
+        self._rates = Rates(limits)
         self._in_work = 0
 
     def close(self) -> None:
@@ -119,7 +122,7 @@ class Door:
         headers: dict[str, str] = {}
         try:
             if scope is not None:
-                self._entrance.check(request.headers, scope)
+                self._rates.check(self._entrance.check(request.headers, scope))
             body = await self._done(request, work, trace, lane)
             status, media = trace.status, JSON
         except Exception as error:  # a fault of the program gets an answer too

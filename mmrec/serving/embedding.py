@@ -63,15 +63,16 @@ def embed(service: Service, request: EmbeddingRequest, parts: Mapping[str, bytes
         ]
     with trace.stage("encode"):
         encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one)) for one in coming]
-    vectors = [one.vector for one in encoded if isinstance(one, Encoded)]
-    if len(vectors) < len(inputs):
+    good = [one for one in encoded if isinstance(one, Encoded)]
+    trace.posts += [one.present for one in good]
+    if len(good) < len(inputs):
         errors = [
             {"where": f"input.{number}", "message": str(one)}
             for number, one in enumerate(encoded)
             if isinstance(one, MmrecError)
         ]
         raise ProblemError(422, "texts and pictures that can be embedded", got="others", where="input", errors=errors)
-    whole = torch.from_numpy(np.stack(vectors)[:, :dim])
+    whole = torch.from_numpy(np.stack([one.vector for one in good])[:, :dim])
     keeps_length = service.items.exported.layout.keeps_length
     cut = shorten(whole, request.dimensions or dim, has_bias=False, keeps_length=keeps_length).numpy()
     write = _in_base64 if request.encoding_format == "base64" else np.ndarray.tolist

@@ -88,6 +88,7 @@ class Publishing:
         content, coming = self._start(request, parts, trace)
         with trace.stage("encode"):
             encoded = trace.wait(coming)
+        trace.posts.append(encoded.present)
         trace.left()
         with self._lock, trace.stage("store"):
             created = self._put(item_id, request, content, encoded)
@@ -117,6 +118,7 @@ class Publishing:
             started.append(twice if again else settled(partial(self._start, post, parts, trace)))
         with trace.stage("encode"):
             encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one[1])) for one in started]
+        trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
         trace.left()
 
         def put(number: int) -> BatchedPost:

@@ -70,7 +70,9 @@ class Searching:
         with trace.stage("decode"):
             coming = [self._posts.start(content_of(text, image, parts, self._limits)) for text, image in asked]
         with trace.stage("encode"):
-            return [trace.wait(future).vector for future in coming]
+            encoded = [trace.wait(future) for future in coming]
+        trace.posts += [one.present for one in encoded]
+        return [one.vector for one in encoded]
 
     def similar(self, item_id: str, request: SimilarRequest, trace: Trace) -> SearchAnswer:
         """Return the items nearest to one, without itself.

@@ -220,6 +220,7 @@ class Service:
         user_id: str | None = None,
     ) -> None:
         """Keep what is shown, to the one who asked or to one of several; an answer is given even where that fails."""
+        trace.show((score for _, score in shown), model_hash=self.model_hash)
         if not self._keep_served:
             return
         number, who = request_id or trace.request_id, user_id or trace.user_id
