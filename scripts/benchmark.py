@@ -12,9 +12,9 @@ times on a machine with other work are worth little, ratios a little more.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 from benchmarks import PARTS, Part
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="serve: length of the mixed load")
     arguments = parser.parse_args()
     given = {"run": arguments.run, "vectors": arguments.vectors, "minutes": arguments.minutes}
-    parts: dict[str, Part] = {**PARTS, "serve": partial(serve, **given)}
+    parts: dict[str, Part] = {**PARTS, "serve": functools.partial(serve, **given)}
     machine = describe_machine(arguments.device)
     print(machine)
     rows: list[Row] = []
