@@ -18,6 +18,8 @@ from mmrec.serving.body import Payload, parse, split_body, validated
 from mmrec.serving.door import Door, Entrance, Work, plain_problem
 from mmrec.serving.embedding import embed
 from mmrec.serving.keys import KeyRing
+from mmrec.serving.log_pages import feedback_page, posts_page, served_page
+from mmrec.serving.log_schemas import FeedbackPage, LogRequest, PostsPage, ServedPage
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
 from mmrec.serving.problems import ProblemError
@@ -63,6 +65,7 @@ def build_app(
     _add_questions(app, door, service, about)
     _add_writes(app, door, publishing)
     _add_batches(app, door, service, publishing)
+    _add_logs(app, door, service)
     _add_health(app, door, about, metrics)
     describe(app)
     return app
@@ -96,7 +99,7 @@ def _add_questions(app: FastAPI, door: Door, service: Service, about: About) -> 
         query = dict(request.query_params)
 
         def answer(trace: Trace) -> BaseModel:
-            return service.similar(_id(item_id), _similar(query), trace)
+            return service.similar(_id(item_id), validated(_numbers(query, "k"), schemas.SimilarRequest), trace)
 
         return await door.answer(request, "similar", "read", _told(answer))
 
@@ -152,6 +155,28 @@ def _add_batches(app: FastAPI, door: Door, service: Service, publishing: Publish
         return await door.answer(request, "embeddings", "read", work)
 
 
+def _add_logs(app: FastAPI, door: Door, service: Service) -> None:
+    async def answer(request: Request, page: Callable[[Service, LogRequest, Trace], BaseModel]) -> Response:
+        query = _numbers(dict(request.query_params), "after", "limit")
+        work = _told(lambda trace: page(service, validated(query, LogRequest), trace))
+        return await door.answer(request, "log", "admin", work)
+
+    @app.get("/v1/log/posts", responses=_answers(PostsPage))
+    async def posts(request: Request) -> Response:
+        """Return a page of the posts that were published, with their pictures; ``after`` and ``limit`` in the query."""
+        return await answer(request, posts_page)
+
+    @app.get("/v1/log/feedback", responses=_answers(FeedbackPage))
+    async def feedback_log(request: Request) -> Response:
+        """Return a page of the feedback; ``after`` and ``limit`` in the query."""
+        return await answer(request, feedback_page)
+
+    @app.get("/v1/log/served", responses=_answers(ServedPage))
+    async def served(request: Request) -> Response:
+        """Return a page of what answers showed; ``after`` and ``limit`` in the query."""
+        return await answer(request, served_page)
+
+
 def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> None:
     @app.get("/health/live", responses=_answers(schemas.HealthAnswer))
     async def live(request: Request) -> Response:
@@ -203,12 +228,14 @@ def _id(text: str) -> str:
         raise ProblemError(422, "an id of printable characters", got="other text", where="the path") from None
 
 
-def _similar(query: dict[str, str]) -> schemas.SimilarRequest:
+def _numbers(query: dict[str, str], *names: str) -> dict[str, object]:
+    """Return a query whose named entries are whole numbers where they look like some."""
     values: dict[str, object] = dict(query)
-    k = query.get("k", "")
-    if k.isascii() and k.isdecimal() and len(k) < 10:
-        values["k"] = int(k)
-    return validated(values, schemas.SimilarRequest)
+    for name in names:
+        text = query.get(name, "")
+        if text.isascii() and text.isdecimal() and len(text) < 19:
+            values[name] = int(text)
+    return values
 
 
 def _answers(schema: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

@@ -86,6 +86,16 @@ def _complete(operation: _Tree, path: str, method: str) -> None:
             {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 10}},
             {"name": "where", "in": "query", "schema": {"type": "string", "default": ""}},
         ]
+    if path.startswith("/v1/log/"):
+        parameters = cast("list[object]", operation.setdefault("parameters", []))
+        parameters += [
+            {"name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
+            {
+                "name": "limit",
+                "in": "query",
+                "schema": {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000},
+            },
+        ]
     if not path.startswith("/health"):
         operation["security"] = [{"key": []}, {}]
     responses = cast("_Tree", operation["responses"])
