@@ -254,6 +254,9 @@ def export(
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
     users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    with_map: Annotated[
+        bool, typer.Option("--map", help="Write a 2-d map of the catalogue too (t-SNE with mmrec[studio], else PCA).")
+    ] = False,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Who encodes: this process, or workers of Ray (here or a cluster).")
     ] = "local",
@@ -307,6 +310,7 @@ def export(
         normalise=normalise,
         only_new=only_new,
         users=users,
+        with_map=with_map,
         engine=EngineChoice(engine, blocks, workers, block_items),
         feed=feed,
         device=device,
@@ -408,6 +412,10 @@ def serve(
         ),
     ] = None,
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder of runs and exports that POST /admin/model may switch to.", metavar="DIR"),
+    ] = None,
     feed: FeedOption = None,
     device: Annotated[str | None, typer.Option(help="Where to compute.", show_default="auto")] = None,
     *,
@@ -422,6 +430,14 @@ def serve(
     reveal_ids: Annotated[
         bool | None, typer.Option("--reveal-ids", help="Log user ids as they are, not as hashes.", show_default=False)
     ] = None,
+    studio: Annotated[
+        bool | None,
+        typer.Option(
+            "--studio/--no-studio",
+            help="Serve the page at / and the routes that it alone needs.",
+            show_default="studio",
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, recommendations and search over HTTP, take in posts and feedback; needs mmrec[serve]."""
     from mmrec.commands.serve import serve_run
@@ -434,10 +450,12 @@ def serve(
         "port": port,
         "data": data,
         "keys": keys,
+        "models": models,
         "feed": feed,
         "device": device,
         "served_log": served_log,
         "reveal_ids": reveal_ids,
+        "studio": studio,
     }
     # What the command line leaves out (None) is up to the file, and then to the defaults.
     given = {name: value for name, value in named.items() if value is not None}
@@ -450,11 +468,13 @@ def serve(
         port=options.port,
         data=options.data,
         keys=options.keys,
+        models=options.models,
         feed=options.feed,
         device=options.device,
         limits=options.limits,
         keep_served=options.served_log,
         reveal_ids=options.reveal_ids,
+        studio=options.studio,
         notify=_notify,
         meter=progress,
     )

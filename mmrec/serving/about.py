@@ -76,13 +76,15 @@ class About:
             published_at=None if post is None else post.published_at,
         )
 
-    def model(self, trace: Trace) -> ModelAnswer:
-        """Return what answers."""
+    def model(self, trace: Trace, *, since: int) -> ModelAnswer:
+        """Return what answers, and since when, in milliseconds since 1970."""
         service = self._service
         return ModelAnswer(
             request_id=trace.request_id,
             model=service.model_hash,
             run=service.recommender.run.path.name,
+            vectors=service.vectors_name,
+            since=since,
             feed_hash=service.catalogue.feed_hash,
             modalities=list(service.recommender.assembly.encoders),
             width=service.recommender.assembly.model.width,

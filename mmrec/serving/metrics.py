@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mmrec.errors import MissingExtraError
 from mmrec.serving.about import State
@@ -40,6 +40,7 @@ class Metrics:
         self._batches = Histogram(
             "mmrec_batch_size", "Posts and users that the model ran together.", buckets=_POSTS, registry=self._registry
         )
+        self._swaps = Counter("mmrec_model_swaps", "Swaps of the model.", ["outcome"], registry=self._registry)
         self._posts = Counter("mmrec_posts", "Posts that requests brought along.", ["route"], registry=self._registry)
         self._posts_without = Counter(
             "mmrec_posts_without",
@@ -58,6 +59,15 @@ class Metrics:
     def on_batch(self, size: int) -> None:
         """Count a batch of the model."""
         self._batches.observe(size)
+
+    def expect_swaps(self, outcomes: Iterable[str]) -> None:
+        """Show outcomes that did not happen yet, so that their first is seen as a rise."""
+        for outcome in outcomes:
+            self._swaps.labels(outcome)
+
+    def on_swap(self, outcome: str) -> None:
+        """Count a swap of the model."""
+        self._swaps.labels(outcome).inc()
 
     def on_work(self, change: int) -> None:
         """Count requests that begin (1) and end (-1)."""

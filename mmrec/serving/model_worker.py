@@ -79,6 +79,11 @@ class ModelWorker:
         """Posts and users that wait."""
         return self._batcher.depth
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes more."""
+        return self._batcher.alive
+
     def encode_post(self, post: DecodedPost) -> Future[Vectors]:
         """Return what will hold a post's score-ready vector, shape (width,)."""
         return self._batcher.submit(post)

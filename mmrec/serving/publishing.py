@@ -11,12 +11,13 @@ from functools import partial
 import numpy as np
 
 from mmrec.assembly import Notify, ignore
-from mmrec.errors import MmrecError, RequestError, near_names
+from mmrec.errors import MmrecError, RequestError
 from mmrec.serving.askers import settled
+from mmrec.serving.attributes import check_attributes, fitting
 from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
 from mmrec.serving.post_vectors import Content, Encoded
-from mmrec.serving.problems import ProblemError, too_many, unknown_item
-from mmrec.serving.published import Published, attribute_table
+from mmrec.serving.problems import too_many, unknown_item
+from mmrec.serving.published import Published
 from mmrec.serving.references import content_of
 from mmrec.serving.schemas import (
     Attribute,
@@ -54,11 +55,12 @@ class Publishing:
         export is taken from there.
         """
         stale = []
-        for stored in self._store.posts():
+        for number, stored in self._store.changes(0):
+            self._service.seen = max(self._service.seen, number)
             if stored.deleted:
                 self._items.remove(stored.item_id)
             elif stored.model_hash == self._service.model_hash:
-                self._items.put(_published(stored))
+                self._offer(stored)
             elif self._items.exported.row_of(stored.item_id) < 0:
                 stale.append(stored)
         if stale:
@@ -140,7 +142,7 @@ class Publishing:
         """Check and decode a post and have it encoded."""
         trace.left()
         content = content_of(request.caption, request.image, parts, self._service.limits)
-        self._check_attributes(request.attributes)
+        check_attributes(self._items.exported, request.attributes)
         with trace.stage("decode"):
             return content, self._service.posts.start(content)
 
@@ -211,31 +213,10 @@ class Publishing:
             published_at=published_at,
         )
         self._store.put_post(stored, content.pictures)
-        self._items.put(_published(stored))
+        self._offer(stored)
 
-    def _check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        """Refuse what filters could not compare with what the export has.
-
-        Raises:
-            ProblemError: an unknown attribute, or a value of another type.
-        """
-        known, table = self._items.exported.attributes, self._items.exported.table
-        for name, value in attributes.items():
-            where = f"attributes.{name[:100]}"
-            if name not in known:
-                raise ProblemError(
-                    422,
-                    "an attribute of the export",
-                    got=repr(name[:100]),
-                    where=where,
-                    fix=near_names(name[:100], known),
-                )
-            probe = Published("", None, {name: value}, (), np.zeros(0, np.float32), 0)
-            try:
-                attribute_table([probe], table[[name]].iloc[:0])
-            except (TypeError, ValueError, OverflowError) as error:
-                kind = str(table[name].dtype)
-                raise ProblemError(422, f"a value of type {kind}", got=type(value).__name__, where=where) from error
+    def _offer(self, stored: StoredPost) -> None:
+        self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
 
 
 class _Clock:
@@ -251,7 +232,6 @@ class _Clock:
         return self._now + self._counts[user_id] - 1
 
 
-def _published(stored: StoredPost) -> Published:
-    return Published(
-        stored.item_id, stored.caption, stored.attributes, stored.present, stored.vector, stored.published_at
-    )
+def as_published(stored: StoredPost, attributes: Mapping[str, Attribute]) -> Published:
+    """Return a post of the store as it is offered, with those of its attributes that the export has."""
+    return Published(stored.item_id, stored.caption, attributes, stored.present, stored.vector, stored.published_at)

@@ -278,6 +278,8 @@ class ModelAnswer(Answer):
 
     model: str
     run: str
+    vectors: str
+    since: int = Field(description="When it last began to answer, milliseconds since 1970.")
     feed_hash: str
     modalities: list[str]
     width: int

@@ -31,6 +31,8 @@ class ServeConfig(BaseModel):
     """Folder of the embedded store."""
     keys: Path | None = None
     """File of keys."""
+    models: Path | None = None
+    """Folder of runs and exports that may take the place of this pair while it runs."""
     feed: Path | None = None
     """Prepared feed, by default the exported one."""
     device: StrictStr = "auto"
@@ -39,6 +41,8 @@ class ServeConfig(BaseModel):
     """Keep what every answer shows."""
     reveal_ids: StrictBool = False
     """Log user ids as they are."""
+    studio: StrictBool = True
+    """Serve the page at / too."""
     limits: Limits = Limits()
     """What one request, and all of them together, may ask."""
 

@@ -57,6 +57,9 @@ class Service:
         limits: what a request may ask.
         on_batch: told the size of every batch that the model runs.
         keep_served: keep what every answer shows.
+
+    Attributes:
+        seen: number of the last post of the store that is offered, or left out, here.
     """
 
     def __init__(
@@ -69,7 +72,8 @@ class Service:
         keep_served: bool = True,
     ) -> None:
         self.limits, self._keep_served = limits or Limits(), keep_served
-        self.recommender, self.store = pair.recommender, store
+        self.seen = 0
+        self.recommender, self.store, self.vectors_name = pair.recommender, store, pair.vectors
         assembly = self.recommender.assembly
         self.catalogue, self.histories = assembly.catalogue, assembly.histories
         self.length = assembly.config.train.history_length

@@ -25,6 +25,7 @@ class Trace:
         request_id: comes back with the answer and is kept with what was shown.
         stages: seconds by stage.
         user_id: who asked, where that is known.
+        status: of the answer, where there is no refusal.
         posts: the modalities of each post that it brought along.
         scores: that it was shown, by the model with ``model_hash``.
     """
@@ -34,6 +35,7 @@ class Trace:
         self.request_id = secrets.token_hex(16)
         self.stages: dict[str, float] = {}
         self.user_id: str | None = None
+        self.status = 200
         self.posts: list[tuple[str, ...]] = []
         self.scores: list[float] = []
         self.model_hash = ""

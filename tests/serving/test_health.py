@@ -135,6 +135,13 @@ class TestDescription:
             "/v1/log/feedback",
             "/v1/log/served",
             "/v1/model",
+            "/v1/items/{item_id}/image",
+            "/v1/cards",
+            "/v1/inspect",
+            "/v1/users",
+            "/v1/users/{user_id}",
+            "/v1/map",
+            "/v1/problems",
             "/health/live",
             "/health/ready",
         }
