@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 from pydantic import BaseModel
 
 import mmrec
 from mmrec.errors import MissingExtraError
-from mmrec.serving import batch_schemas, schemas
+from mmrec.serving import schemas
 from mmrec.serving.admin import Admin
 from mmrec.serving.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
 from mmrec.serving.body import validated
+from mmrec.serving.bulk_routes import add_bulk
 from mmrec.serving.choice import UNCHOSEN
 from mmrec.serving.deployment import Deployment
 from mmrec.serving.door import Door, Entrance, plain_problem
-from mmrec.serving.embedding import embed
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
@@ -76,7 +75,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _no_route)
     _add_questions(app, door, deployment)
     _add_writes(app, door, deployment)
-    _add_batches(app, door, deployment)
+    add_bulk(app, door, deployment)
     _add_health(app, door, deployment, metrics)
     if swaps is not None:
         metrics.expect_swaps(OUTCOMES)
@@ -154,29 +153,6 @@ def _add_writes(app: FastAPI, door: Door, deployment: Deployment) -> None:
             return append(body, trace)
 
         return await door.answer(request, "feedback", "write", asked(_kind(request), schemas.FeedbackRequest, take))
-
-
-def _add_batches(app: FastAPI, door: Door, deployment: Deployment) -> None:
-    @app.post("/v1/recommend:batch", responses=answers(batch_schemas.RecommendBatchAnswer))
-    async def recommend_batch(request: Request) -> Response:
-        """Recommend to several users or after several histories."""
-        take = deployment.reading(lambda now: now.service.recommend_batch)
-        work = asked(_kind(request), batch_schemas.RecommendBatchRequest, take)
-        return await door.answer(request, "recommend_batch", "read", work)
-
-    @app.post("/v1/items:batch", responses=answers(batch_schemas.PublishBatchAnswer))
-    async def publish_batch(request: Request) -> Response:
-        """Take several posts in: each durable, recommended and searched from the answer on, or with an error."""
-        take = deployment.writing(lambda now: now.publishing.publish_batch)
-        work = asked(_kind(request), batch_schemas.PublishBatchRequest, take)
-        return await door.answer(request, "publish_batch", "write", work)
-
-    @app.post("/v1/embeddings", responses=answers(batch_schemas.EmbeddingAnswer))
-    async def embeddings(request: Request) -> Response:
-        """Return the vectors of texts and pictures, in the shape of OpenAI's interface."""
-        take = deployment.reading(lambda now: partial(embed, now.service))
-        work = asked(_kind(request), batch_schemas.EmbeddingRequest, take)
-        return await door.answer(request, "embeddings", "read", work)
 
 
 def _add_health(app: FastAPI, door: Door, deployment: Deployment, metrics: Metrics) -> None:

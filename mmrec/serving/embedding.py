@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -75,13 +76,15 @@ def embed(service: Service, request: EmbeddingRequest, parts: Mapping[str, bytes
     whole = torch.from_numpy(np.stack([one.vector for one in good])[:, :dim])
     keeps_length = service.items.exported.layout.keeps_length
     cut = shorten(whole, request.dimensions or dim, has_bias=False, keeps_length=keeps_length).numpy()
-    write = _in_base64 if request.encoding_format == "base64" else np.ndarray.tolist
     words = service.recommender.assembly.words
     texts = [one.caption for one in contents if isinstance(one, Content) and one.caption is not None]
     tokens = 0 if words is None else len(words.encode(texts).token_ids.values)
     return EmbeddingAnswer(
         request_id=trace.request_id,
-        data=[Embedding(index=number, embedding=write(vector)) for number, vector in enumerate(cut)],
+        data=[
+            Embedding(index=number, embedding=_written(vector, request.encoding_format))
+            for number, vector in enumerate(cut)
+        ],
         model=service.model_hash,
         usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
     )
@@ -97,5 +100,7 @@ def _content(entry: EmbeddingInput, parts: Mapping[str, bytes], limits: Limits) 
     return content_of(entry, None, parts, limits)
 
 
-def _in_base64(vector: Vectors) -> str:
-    return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")
+def _written(vector: Vectors, encoding_format: Literal["float", "base64"]) -> list[float] | str:
+    if encoding_format == "base64":
+        return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")
+    return [float(number) for number in vector]

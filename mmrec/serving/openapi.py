@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from mmrec.serving import batch_schemas, schemas
 from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
+from mmrec.serving.log_schemas import LogRequest
 from mmrec.serving.studio import schemas as studio_schemas
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
@@ -32,6 +33,9 @@ _QUERIES: dict[str, type[BaseModel]] = {
     "/v1/users": studio_schemas.UsersRequest,
     "/v1/users/{user_id}": studio_schemas.UserQuery,
     "/v1/map": studio_schemas.MapQuery,
+    "/v1/log/posts": LogRequest,
+    "/v1/log/feedback": LogRequest,
+    "/v1/log/served": LogRequest,
 }
 _PROBLEM = {
     "type": "object",

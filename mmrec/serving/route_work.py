@@ -59,7 +59,7 @@ def numbers(query: dict[str, str], *names: str) -> dict[str, object]:
     values: dict[str, object] = dict(query)
     for name in names:
         text = query.get(name, "")
-        if text.isascii() and text.isdecimal() and len(text) < 10:
+        if text.isascii() and text.isdecimal() and len(text) < 19:
             values[name] = int(text)
     return values
 

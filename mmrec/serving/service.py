@@ -180,14 +180,15 @@ class Service:
         askings = dict(zip(good, self.askers.several(who, parts, trace), strict=True))
         results = []
         for number, one in enumerate(asked):
-            found = refused[number] or askings[number]
-            if isinstance(found, Asking):
-                trace.left()
-                found = settled(partial(self.recommending.answer, one, found, trace))
-            if isinstance(found, MmrecError):
-                results.append(BatchedRecommendation(answer=None, error=str(found)))
+            asking = refused[number] or askings[number]
+            trace.left()
+            made = (
+                settled(partial(self.recommending.answer, one, asking, trace)) if isinstance(asking, Asking) else asking
+            )
+            if isinstance(made, MmrecError):
+                results.append(BatchedRecommendation(answer=None, error=str(made)))
                 continue
-            answer = found.model_copy(update={"request_id": f"{trace.request_id}-{number}"})
+            answer = made.model_copy(update={"request_id": f"{trace.request_id}-{number}"})
             user_id = None if one.user_id is None else str(one.user_id)
             self._log(trace, _shown(answer), request_id=answer.request_id, user_id=user_id)
             results.append(BatchedRecommendation(answer=answer, error=None))
