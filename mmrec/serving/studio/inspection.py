@@ -168,7 +168,8 @@ class Inspection:
         higher = np.zeros(len(askings), dtype=np.int64)
         had, hidden = [_ids(asking) for asking in askings], service.items.hidden_rows
         for start in range(0, len(exported), _ROWS):
-            block = self._compare(users, np.asarray(exported.full[start : start + _ROWS], dtype=np.float32))
+            # A copy: the table is mapped read-only, which torch warns of.
+            block = self._compare(users, np.array(exported.full[start : start + _ROWS], dtype=np.float32))
             stop = start + block.shape[1]
             for row, item_ids in enumerate(had):
                 rows = np.array([exported.row_of(item_id) for item_id in item_ids], dtype=np.int64)
