@@ -191,6 +191,7 @@ def test_search_by_words_picture_posts_and_conditions(studio: Studio, tmp_path: 
         page.get_by_label("Conditions on attributes").fill("stock<5")
         playwright.expect(page.get_by_label("Found", exact=True).locator(".card")).to_have_count(5)
         assert set(cards(page, "Found")) <= {"p00", "p01", "p02", "p03", "p04"}
+    with opened(studio, studio.open_url, "#/search?text=scarf", complaints=True) as page:
         page.get_by_label("Conditions on attributes").fill("stock?5")
         page.get_by_role("alert").wait_for()
     with opened(studio, studio.open_url, f"#/search?items={CAPTION_ONLY}") as page:
