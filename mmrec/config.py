@@ -28,7 +28,8 @@ from mmrec.config_encoders import (
     TransformersText,
     Tuning,
 )
-from mmrec.errors import ConfigError, near_names
+from mmrec.errors import ConfigError
+from mmrec.settings_files import read_settings, settings_error
 
 __all__ = [
     "Config",
@@ -307,17 +308,7 @@ def validate(values: Mapping[str, object], *, where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = []
-        for entry in error.errors():
-            path = ".".join(str(part) for part in entry["loc"])
-            if entry["type"] == "extra_forbidden":
-                hint = near_names(str(entry["loc"][-1]), _known_keys(entry["loc"]))
-                problems.append(f"unknown key {path!r} ({hint})")
-            else:
-                problems.append(f"{path or 'config'}: {entry['msg']} (got {entry['input']!r:.80})")
-        raise ConfigError(
-            "a valid configuration", got="; ".join(problems), where=where, fix="Correct the named keys."
-        ) from error
+        raise settings_error(error, known=_known_keys, where=where) from error
 
 
 def _override(values: dict[str, object], assignment: str) -> None:
@@ -345,14 +336,7 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is absent or not YAML, or a key or value is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError("a config file", got="no file", where=str(path), fix="See configs/ for examples.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("a YAML file", got=str(error), where=str(path)) from error
-    if not isinstance(values, dict):
-        raise ConfigError("a mapping of settings", got=type(values).__name__, where=str(path))
+    values = read_settings(path)
     for assignment in overrides:
         _override(values, assignment)
     return validate(values, where=str(path))

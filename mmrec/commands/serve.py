@@ -5,21 +5,28 @@ from __future__ import annotations
 import ipaddress
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ConfigError, MissingExtraError
 from mmrec.serving.app import build_app
-from mmrec.serving.exported import load_pair
+from mmrec.serving.choice import base_of
+from mmrec.serving.exported import Pair
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.limits import Limits
+from mmrec.serving.loading import Loader
 from mmrec.serving.metrics import Metrics
+from mmrec.serving.model_folder import ModelFolder, Places
 from mmrec.serving.publishing import Publishing
 from mmrec.serving.service import Service
 from mmrec.serving.sqlite_store import SqliteStore
+from mmrec.serving.store import Store
 
 try:
     import uvicorn
+    from fastapi import FastAPI
 except ImportError as error:
     raise MissingExtraError("uvicorn", "serve") from error
 
@@ -32,6 +39,7 @@ def serve_run(
     port: int = 8000,
     data: Path = Path("mmrec-data"),
     keys: Path | None = None,
+    models: Path | None = None,
     feed: Path | None = None,
     device: str = "auto",
     limits: Limits | None = None,
@@ -50,6 +58,7 @@ def serve_run(
         port: port to listen at.
         data: folder of the embedded store; made if it is not there.
         keys: file of keys; None only where no other machine reaches the service.
+        models: folder of runs and exports that may take the place of this pair while it runs; None for none.
         feed: prepared feed, by default the exported one.
         device: where to compute.
         limits: what a request may ask.
@@ -71,11 +80,16 @@ def serve_run(
             fix="Make one (mmrec keys create --scope read --name NAME --file keys.toml) and give --keys keys.toml.",
         )
     limits, metrics = limits or Limits(), Metrics()
-    pair = load_pair(run, vectors, feed=feed, device=device, notify=notify, meter=meter)
+    folder = None if models is None else ModelFolder(models, feed=feed)
+    base_of(vectors)  # before a store is made beside what is no export
     store = SqliteStore(data)
-    service = Service(pair, store, limits=limits, on_batch=metrics.on_batch, keep_served=keep_served)
-    Publishing(service).restore(notify=notify)
-    app = build_app(service, metrics=metrics, keys=ring, reveal_ids=reveal_ids, studio=studio)
+
+    def make(pair: Pair) -> Service:
+        return Service(pair, store, limits=limits, on_batch=metrics.on_batch, keep_served=keep_served)
+
+    loader = Loader(Places(run, vectors, feed), folder, device, make)
+    build = partial(build_app, metrics=metrics, keys=ring, reveal_ids=reveal_ids, studio=studio)
+    app = _application(loader, store, build, notify=notify, meter=meter)
     _log_to_stderr()
     config = uvicorn.Config(
         app,
@@ -88,10 +102,22 @@ def serve_run(
     )
     place = f"[{host}]" if ":" in host else host
     page = "a page to look at it at /, " if studio else ""
-    notify(
-        f"serving {len(service.items)} items at http://{place}:{port}, {page}its description at /docs; Ctrl-C ends it"
-    )
+    notify(f"serving at http://{place}:{port}, {page}its description at /docs; Ctrl-C ends it")
     uvicorn.Server(config).run()
+
+
+def _application(
+    loader: Loader, store: Store, build: Callable[..., FastAPI], *, notify: Notify, meter: Meter
+) -> FastAPI:
+    """Return what answers; it alone holds the first model, which would else stay in memory after a swap."""
+    try:
+        service, choice = loader.first(store, notify=notify, meter=meter)
+    except BaseException:
+        store.close()
+        raise
+    Publishing(service).restore(notify=notify)
+    notify(f"{len(service.items)} items of {service.recommender.run.path.name} are ready")
+    return build(service, models=loader.models(choice))
 
 
 def is_loopback(host: str) -> bool:

@@ -11,18 +11,22 @@ from pydantic import BaseModel
 import mmrec
 from mmrec.errors import MissingExtraError
 from mmrec.serving import schemas
-from mmrec.serving.about import About
+from mmrec.serving.admin import Admin
+from mmrec.serving.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
 from mmrec.serving.body import validated
+from mmrec.serving.bulk_routes import add_bulk
+from mmrec.serving.choice import UNCHOSEN
+from mmrec.serving.deployment import Deployment
 from mmrec.serving.door import Door, Entrance, plain_problem
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
-from mmrec.serving.publishing import Publishing
 from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.request_log import RequestLog
 from mmrec.serving.route_work import answers, asked, numbers, path_id, told
 from mmrec.serving.service import Parts, Service
 from mmrec.serving.studio.routes import add_studio
+from mmrec.serving.swapping import OUTCOMES, Models, Swaps
 from mmrec.serving.trace import Trace
 
 try:
@@ -39,6 +43,7 @@ def build_app(
     keys: KeyRing | None = None,
     reveal_ids: bool = False,
     studio: bool = True,
+    models: Models | None = None,
 ) -> FastAPI:
     """Return the application around a service, which it closes when it ends.
 
@@ -48,10 +53,12 @@ def build_app(
         keys: of callers; None lets everybody in who speaks to this machine by a loopback name.
         reveal_ids: write user ids to the log as they are.
         studio: serve the page at / too.
+        models: what may take the place of the service while it runs; None leaves the routes for that out.
     """
     metrics = metrics or Metrics()
-    about, publishing = About(service), Publishing(service)
-    metrics.watch(about.state)
+    deployment = Deployment(service, choice=UNCHOSEN if models is None else models.choice)
+    swaps = None if models is None else Swaps(deployment, models, on_swap=metrics.on_swap)
+    metrics.watch(deployment.state)
     recent = RecentProblems()
     log = RequestLog(service.store.secret(), reveal_ids=reveal_ids)
     door = Door(Entrance(keys), service.limits, metrics, log, recent)
@@ -59,87 +66,96 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if swaps is not None:
+            await asyncio.to_thread(swaps.close)
         await asyncio.to_thread(door.close)
-        await asyncio.to_thread(service.close)
+        await asyncio.to_thread(deployment.close)
 
     app = FastAPI(title="mmrec", version=mmrec.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _no_route)
-    _add_questions(app, door, service, about)
-    _add_writes(app, door, publishing)
-    _add_health(app, door, about, metrics)
+    _add_questions(app, door, deployment)
+    _add_writes(app, door, deployment)
+    add_bulk(app, door, deployment)
+    _add_health(app, door, deployment, metrics)
+    if swaps is not None:
+        metrics.expect_swaps(OUTCOMES)
+        _add_models(app, door, Admin(swaps))
     if studio:
-        add_studio(app, door, service, recent, keys_needed=keys is not None)
+        add_studio(app, door, deployment, recent, keys_needed=keys is not None)
     describe(app)
     return app
 
 
-def _add_questions(app: FastAPI, door: Door, service: Service, about: About) -> None:
+def _add_questions(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.post("/v1/score", responses=answers(schemas.ScoreAnswer))
     async def score(request: Request) -> Response:
         """Score candidates for a user or a history."""
-        return await door.answer(request, "score", "read", asked(_kind(request), schemas.ScoreRequest, service.score))
+        take = deployment.reading(lambda now: now.service.score)
+        return await door.answer(request, "score", "read", asked(_kind(request), schemas.ScoreRequest, take))
 
     @app.post("/v1/recommend", responses=answers(schemas.RecommendAnswer))
     async def recommend(request: Request) -> Response:
         """Return the best items for a user or a history."""
-        work = asked(_kind(request), schemas.RecommendRequest, service.recommend)
-        return await door.answer(request, "recommend", "read", work)
+        take = deployment.reading(lambda now: now.service.recommend)
+        return await door.answer(request, "recommend", "read", asked(_kind(request), schemas.RecommendRequest, take))
 
     @app.post("/v1/search", responses=answers(schemas.SearchAnswer))
     async def search(request: Request) -> Response:
         """Return items near a text, pictures, items, a user, or any mix."""
-        return await door.answer(
-            request, "search", "read", asked(_kind(request), schemas.SearchRequest, service.search)
-        )
+        take = deployment.reading(lambda now: now.service.search)
+        return await door.answer(request, "search", "read", asked(_kind(request), schemas.SearchRequest, take))
 
     @app.get("/v1/items/{item_id}", responses=answers(schemas.ItemAnswer))
     async def item(request: Request, item_id: str) -> Response:
         """Return an item as it is known now."""
-        return await door.answer(request, "item", "read", told(lambda trace: about.item(path_id(item_id), trace)))
+        find = deployment.reading(lambda now: now.about.item)
+        return await door.answer(request, "item", "read", told(lambda trace: find(path_id(item_id), trace)))
 
     @app.get("/v1/items/{item_id}/similar", responses=answers(schemas.SearchAnswer))
     async def similar(request: Request, item_id: str) -> Response:
         """Return items near one item; ``k`` and ``where`` in the query."""
-        query = dict(request.query_params)
+        query, find = dict(request.query_params), deployment.reading(lambda now: now.service.similar)
 
         def answer(trace: Trace) -> BaseModel:
-            return service.similar(path_id(item_id), validated(numbers(query, "k"), schemas.SimilarRequest), trace)
+            return find(path_id(item_id), validated(numbers(query, "k"), schemas.SimilarRequest), trace)
 
         return await door.answer(request, "similar", "read", told(answer))
 
     @app.get("/v1/model", responses=answers(schemas.ModelAnswer))
     async def model(request: Request) -> Response:
         """Return what answers."""
-        return await door.answer(request, "model", "read", told(about.model))
+        return await door.answer(request, "model", "read", told(deployment.reading(lambda now: now.model)))
 
 
-def _add_writes(app: FastAPI, door: Door, publishing: Publishing) -> None:
+def _add_writes(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.put("/v1/items/{item_id}", responses=answers(schemas.PublishAnswer))
     async def publish(request: Request, item_id: str) -> Response:
         """Take a post in: durable, recommended and searched from the answer on."""
+        put = deployment.writing(lambda now: now.publishing.publish)
 
         def take(body: schemas.PublishRequest, parts: Parts, trace: Trace) -> BaseModel:
-            return publishing.publish(path_id(item_id), body, parts, trace)
+            return put(path_id(item_id), body, parts, trace)
 
         return await door.answer(request, "publish", "write", asked(_kind(request), schemas.PublishRequest, take))
 
     @app.delete("/v1/items/{item_id}", responses=answers(schemas.DeleteAnswer))
     async def delete(request: Request, item_id: str) -> Response:
         """Take a post back."""
-        work = told(lambda trace: publishing.delete(path_id(item_id), trace))
-        return await door.answer(request, "delete", "write", work)
+        remove = deployment.writing(lambda now: now.publishing.delete)
+        return await door.answer(request, "delete", "write", told(lambda trace: remove(path_id(item_id), trace)))
 
     @app.post("/v1/feedback", responses=answers(schemas.FeedbackAnswer))
     async def feedback(request: Request) -> Response:
         """Append what users did: durable, and known to the next answer."""
+        append = deployment.reading(lambda now: now.publishing.feedback)
 
         def take(body: schemas.FeedbackRequest, parts: Parts, trace: Trace) -> BaseModel:
-            return publishing.feedback(body, trace)
+            return append(body, trace)
 
         return await door.answer(request, "feedback", "write", asked(_kind(request), schemas.FeedbackRequest, take))
 
 
-def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, door: Door, deployment: Deployment, metrics: Metrics) -> None:
     @app.get("/health/live", responses=answers(schemas.HealthAnswer))
     async def live(request: Request) -> Response:
         """Say that the process is there."""
@@ -149,7 +165,9 @@ def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> Non
     @app.get("/health/ready", responses=answers(schemas.HealthAnswer))
     async def ready(request: Request) -> Response:
         """Encode a post, as a request would, and say whether that worked."""
-        return await door.answer(request, "ready", None, told(about.ready), lane="aside")
+        return await door.answer(
+            request, "ready", None, told(deployment.reading(lambda now: now.about.ready)), lane="aside"
+        )
 
     @app.get("/metrics", include_in_schema=False)
     async def figures(request: Request) -> Response:
@@ -158,6 +176,25 @@ def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> Non
         if answer.status_code == 200:
             answer.headers["content-type"] = CONTENT_TYPE
         return answer
+
+
+def _add_models(app: FastAPI, door: Door, admin: Admin) -> None:
+    @app.get("/admin/model", responses=answers(AdminModelAnswer))
+    async def models(request: Request) -> Response:
+        """Return what answers, what answered before, and how far a swap is."""
+        return await door.answer(request, "models", "admin", told(admin.model), lane="aside")
+
+    @app.post("/admin/model", responses=answers(AdminModelAnswer, 200, 202))
+    async def swap(request: Request) -> Response:
+        """Put another run and its export in the place of what answers: checked first, and with all that was published."""
+        work = asked(_kind(request), SwapRequest, admin.swap)
+        return await door.answer(request, "swap", "admin", work, lane="long")
+
+    @app.post("/admin/rollback", responses=answers(AdminModelAnswer, 200, 202))
+    async def rollback(request: Request) -> Response:
+        """Put back what answered before, with all that was published since."""
+        work = asked(_kind(request), RollbackRequest, admin.rollback)
+        return await door.answer(request, "rollback", "admin", work, lane="long")
 
 
 def _kind(request: Request) -> str:

@@ -15,7 +15,7 @@ from mmrec.serving.limits import Limits
 from mmrec.serving.live_items import Item, LiveItems
 from mmrec.serving.model_worker import ModelWorker, UserJob
 from mmrec.serving.pasts import Pasts
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.problems import ProblemError, too_many
 from mmrec.serving.resolver import Resolver, Started, item_key
 from mmrec.serving.schemas import Asker, Candidate, RawPost, Unused
 from mmrec.serving.trace import Trace
@@ -119,8 +119,8 @@ class Askers:
         Raises:
             ProblemError: too much waits already, or there is no time left.
         """
-        begun = [_attempt(partial(self._begin, *one, parts, trace)) for one in asked]
-        read = [one if isinstance(one, MmrecError) else _attempt(partial(self._read, one, trace)) for one in begun]
+        begun = [settled(partial(self._begin, *one, parts, trace)) for one in asked]
+        read = [one if isinstance(one, MmrecError) else settled(partial(self._read, one, trace)) for one in begun]
         found: list[Asking | MmrecError] = []
         with trace.stage("user"):
             coming = [None if isinstance(one, MmrecError) else self._worker.encode_user(one.job) for one in read]
@@ -147,13 +147,8 @@ class Askers:
             return known
         history = history or []
         if len(history) > self._limits.history:
-            raise ProblemError(
-                422,
-                f"a history of at most {self._limits.history}",
-                got=str(len(history)),
-                where="history",
-                fix="Send the most recent entries.",
-            )
+            given, fix = len(history), "Send the most recent entries."
+            raise too_many("entries of a history", limit=self._limits.history, got=given, where="history", fix=fix)
         seen = frozenset(str(i) for e in history if (i := e.item_id if isinstance(e, RawPost) else e) is not None)
         first = max(0, len(history) - self._length)
         return _Begun(self._resolver.start(history[first:], parts, trace, self._items.remember), first, seen)
@@ -228,7 +223,7 @@ class _Asker:
         return Asking(self.note, vectors, frozenset(post.key for post in self.past), self.seen, self.past)
 
 
-def _attempt(work: Callable[[], _T]) -> _T | MmrecError:
+def settled(work: Callable[[], _T]) -> _T | MmrecError:
     """Return what some work brings, or why an entry cannot be used; what stops the whole request goes on."""
     try:
         return work()

@@ -85,10 +85,12 @@ class Pair:
     Args:
         recommender: the run on the exported feed.
         exported: the export.
+        vectors: name of the export's folder.
     """
 
     recommender: Recommender
     exported: Exported
+    vectors: str = ""
 
 
 def load_pair(
@@ -147,4 +149,5 @@ def load_pair(
             lambda item_id: catalogue.row(item_id) if item_id in catalogue else -1,
             read_projection(folder),
         ),
+        vectors.resolve().name,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import UserBatch
+from mmrec.batch import UserBatch, read_content
 from mmrec.feed.batches import ordered_users, pad
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
@@ -63,9 +63,12 @@ class ModelWorker:
 
     def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
         self._recommender, self._model = recommender, recommender.assembly.model
+        self._picture_tokens = picture_tokens(recommender)
         self._batcher: Batcher[_Job, Vectors] = Batcher(
             self._run,
             most=limits.batch_posts,
+            budget=limits.batch_tokens,
+            cost=self._cost,
             seconds=limits.batch_seconds,
             waiting=limits.posts_waiting,
             on_batch=on_batch,
@@ -75,6 +78,11 @@ class ModelWorker:
     def depth(self) -> int:
         """Posts and users that wait."""
         return self._batcher.depth
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes more."""
+        return self._batcher.alive
 
     def encode_post(self, post: DecodedPost) -> Future[Vectors]:
         """Return what will hold a post's score-ready vector, shape (width,)."""
@@ -91,6 +99,17 @@ class ModelWorker:
     def close(self) -> None:
         """Finish what waits, then stop."""
         self._batcher.close()
+
+    def _cost(self, job: _Job) -> int:
+        """Return how many tokens a job has: of its caption, of its pictures, of a history; of an item as many as it may."""
+        words = self._recommender.assembly.words
+        if isinstance(job, UserJob):
+            return len(job.items)
+        if isinstance(job, ItemJob):
+            text = words.max_tokens if words is not None and "text" in job.kept else 0
+            return text + (self._picture_tokens if "image" in job.kept else 0)
+        text = 0 if words is None or job.caption is None else len(words.encode([job.caption]).token_ids.values)
+        return text + self._picture_tokens * len(job.pictures)
 
     def _run(self, jobs: Sequence[_Job]) -> Sequence[Vectors]:
         results: dict[int, Vectors] = {}
@@ -128,6 +147,20 @@ class ModelWorker:
         with evaluating(self._model):
             vectors = self._model.encode_users(users.to(device), torch.from_numpy(items).to(device)).vectors
             return np.asarray(vectors.float().cpu().numpy())
+
+
+def picture_tokens(recommender: Recommender) -> int:
+    """Return how many tokens the model makes of a picture, 0 where it sees none."""
+    if recommender.assembly.pixels is None:
+        return 0
+    grey = np.full((8, 8, 3), 128, dtype=np.uint8)
+    model, batch = (
+        recommender.assembly.model,
+        recommender.vectors.batch([DecodedPost(None, (grey,), ("grey",), "grey")]),
+    )
+    with evaluating(model):
+        content = read_content(batch.to(recommender.device).parts["image"].content)
+        return int(model.item_encoder.encoder("image")(content).lengths[0])
 
 
 def timed_users(

@@ -9,7 +9,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mmrec.serving import schemas
+from mmrec.serving import batch_schemas, schemas
+from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
+from mmrec.serving.log_schemas import LogRequest
 from mmrec.serving.studio import schemas as studio_schemas
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
@@ -18,14 +20,22 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/search", "post"): schemas.SearchRequest,
     ("/v1/items/{item_id}", "put"): schemas.PublishRequest,
     ("/v1/feedback", "post"): schemas.FeedbackRequest,
+    ("/admin/model", "post"): SwapRequest,
+    ("/admin/rollback", "post"): RollbackRequest,
     ("/v1/cards", "post"): studio_schemas.CardsRequest,
     ("/v1/inspect", "post"): studio_schemas.InspectRequest,
+    ("/v1/recommend:batch", "post"): batch_schemas.RecommendBatchRequest,
+    ("/v1/items:batch", "post"): batch_schemas.PublishBatchRequest,
+    ("/v1/embeddings", "post"): batch_schemas.EmbeddingRequest,
 }
 _QUERIES: dict[str, type[BaseModel]] = {
     "/v1/items/{item_id}/similar": schemas.SimilarRequest,
     "/v1/users": studio_schemas.UsersRequest,
     "/v1/users/{user_id}": studio_schemas.UserQuery,
     "/v1/map": studio_schemas.MapQuery,
+    "/v1/log/posts": LogRequest,
+    "/v1/log/feedback": LogRequest,
+    "/v1/log/served": LogRequest,
 }
 _PROBLEM = {
     "type": "object",

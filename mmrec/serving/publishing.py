@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from mmrec.assembly import Notify, ignore
-from mmrec.errors import MmrecError, near_names
+from mmrec.errors import MmrecError, RequestError
+from mmrec.serving.askers import settled
+from mmrec.serving.attributes import check_attributes, fitting
+from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
 from mmrec.serving.post_vectors import Content, Encoded
-from mmrec.serving.problems import ProblemError
-from mmrec.serving.published import Published, attribute_table
+from mmrec.serving.problems import too_many, unknown_item
+from mmrec.serving.published import Published
 from mmrec.serving.references import content_of
 from mmrec.serving.schemas import (
     Attribute,
@@ -22,10 +27,11 @@ from mmrec.serving.schemas import (
     PublishAnswer,
     PublishRequest,
 )
-from mmrec.serving.service import Parts, Service, now_ms, unknown_item
-from mmrec.serving.store import Event, StoredPost
+from mmrec.serving.service import Parts, Service, now_ms
+from mmrec.serving.store import Event, StoredPost, StoreFailureError
 from mmrec.serving.trace import Trace
 
+_WRITERS = 16
 _AT_ONCE = 64
 """Posts whose pictures are in memory while they are encoded again."""
 
@@ -49,11 +55,12 @@ class Publishing:
         export is taken from there.
         """
         stale = []
-        for stored in self._store.posts():
+        for number, stored in self._store.changes(0):
+            self._service.seen = max(self._service.seen, number)
             if stored.deleted:
                 self._items.remove(stored.item_id)
             elif stored.model_hash == self._service.model_hash:
-                self._items.put(_published(stored))
+                self._offer(stored)
             elif self._items.exported.row_of(stored.item_id) < 0:
                 stale.append(stored)
         if stale:
@@ -78,17 +85,13 @@ class Publishing:
             RequestError: a post that cannot be read.
             StoreFailureError: it could not be kept.
         """
-        content = content_of(request.caption, request.image, parts, self._service.limits)
-        self._check_attributes(request.attributes)
-        with trace.stage("decode"):
-            coming = self._service.posts.start(content)
+        content, coming = self._start(request, parts, trace)
         with trace.stage("encode"):
             encoded = trace.wait(coming)
-        at = now_ms() if request.published_at is None else request.published_at
+        trace.posts.append(encoded.present)
         trace.left()
         with self._lock, trace.stage("store"):
-            created = not self._items.known(item_id)
-            self._keep(item_id, content, encoded, request.attributes, at)
+            created = self._put(item_id, request, content, encoded)
         return PublishAnswer(
             request_id=trace.request_id,
             item_id=self._items.external(item_id),
@@ -96,6 +99,59 @@ class Publishing:
             created=created,
             items=len(self._items),
         )
+
+    def publish_batch(self, request: PublishBatchRequest, parts: Parts, trace: Trace) -> PublishBatchAnswer:
+        """Take several posts in, encoded together; one that cannot be taken in spoils no other.
+
+        Raises:
+            ProblemError: too many, or more work than there is time for.
+        """
+        posts, limit = request.items, self._service.limits.posts
+        if len(posts) > limit:
+            raise too_many("posts", limit=limit, got=len(posts), where="items", fix="Send several requests.")
+        started: list[tuple[Content, Future[Encoded]] | MmrecError] = []
+        names: set[str] = set()
+        for post in posts:
+            again = str(post.item_id) in names
+            names.add(str(post.item_id))
+            twice = RequestError("an id that no post before has", got=repr(post.item_id))
+            started.append(twice if again else settled(partial(self._start, post, parts, trace)))
+        with trace.stage("encode"):
+            encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one[1])) for one in started]
+        trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
+        trace.left()
+
+        def put(number: int) -> BatchedPost:
+            post, begun, vector = posts[number], started[number], encoded[number]
+            created, error = False, str(vector) if isinstance(vector, MmrecError) else None
+            try:
+                if isinstance(vector, Encoded) and not isinstance(begun, MmrecError):
+                    created = self._put(str(post.item_id), post, begun[0], vector)
+            except StoreFailureError:
+                error = "expected a post that the store keeps, got a failure. Try again."
+            present = list(vector.present) if isinstance(vector, Encoded) and error is None else []
+            name = self._items.external(str(post.item_id))
+            return BatchedPost(item_id=name, present=present, created=created, error=error)
+
+        # Writes of several threads share a commit.
+        with self._lock, trace.stage("store"), ThreadPoolExecutor(min(_WRITERS, len(posts))) as writers:
+            results = list(writers.map(put, range(len(posts))))
+        return PublishBatchAnswer(request_id=trace.request_id, results=results, items=len(self._items))
+
+    def _start(self, request: PublishRequest, parts: Parts, trace: Trace) -> tuple[Content, Future[Encoded]]:
+        """Check and decode a post and have it encoded."""
+        trace.left()
+        content = content_of(request.caption, request.image, parts, self._service.limits)
+        check_attributes(self._items.exported, request.attributes)
+        with trace.stage("decode"):
+            return content, self._service.posts.start(content)
+
+    def _put(self, item_id: str, request: PublishRequest, content: Content, encoded: Encoded) -> bool:
+        """Keep and offer a post; return whether its id is new."""
+        at = now_ms() if request.published_at is None else request.published_at
+        created = not self._items.known(item_id)
+        self._keep(item_id, content, encoded, request.attributes, at)
+        return created
 
     def delete(self, item_id: str, trace: Trace) -> DeleteAnswer:
         """Take a post back, published or exported: it is offered no more, but stays in the histories of its users.
@@ -124,7 +180,7 @@ class Publishing:
         """
         limit = self._service.limits.events
         if len(request.events) > limit:
-            raise ProblemError(422, f"at most {limit} events", got=str(len(request.events)), where="events")
+            raise too_many("events", limit=limit, got=len(request.events), where="events")
         times = _Clock()
         events = [
             Event(
@@ -157,31 +213,10 @@ class Publishing:
             published_at=published_at,
         )
         self._store.put_post(stored, content.pictures)
-        self._items.put(_published(stored))
+        self._offer(stored)
 
-    def _check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        """Refuse what filters could not compare with what the export has.
-
-        Raises:
-            ProblemError: an unknown attribute, or a value of another type.
-        """
-        known, table = self._items.exported.attributes, self._items.exported.table
-        for name, value in attributes.items():
-            where = f"attributes.{name[:100]}"
-            if name not in known:
-                raise ProblemError(
-                    422,
-                    "an attribute of the export",
-                    got=repr(name[:100]),
-                    where=where,
-                    fix=near_names(name[:100], known),
-                )
-            probe = Published("", None, {name: value}, (), np.zeros(0, np.float32), 0)
-            try:
-                attribute_table([probe], table[[name]].iloc[:0])
-            except (TypeError, ValueError, OverflowError) as error:
-                kind = str(table[name].dtype)
-                raise ProblemError(422, f"a value of type {kind}", got=type(value).__name__, where=where) from error
+    def _offer(self, stored: StoredPost) -> None:
+        self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
 
 
 class _Clock:
@@ -197,7 +232,6 @@ class _Clock:
         return self._now + self._counts[user_id] - 1
 
 
-def _published(stored: StoredPost) -> Published:
-    return Published(
-        stored.item_id, stored.caption, stored.attributes, stored.present, stored.vector, stored.published_at
-    )
+def as_published(stored: StoredPost, attributes: Mapping[str, Attribute]) -> Published:
+    """Return a post of the store as it is offered, with those of its attributes that the export has."""
+    return Published(stored.item_id, stored.caption, attributes, stored.present, stored.vector, stored.published_at)

@@ -18,7 +18,7 @@ from mmrec.serving.fallback import alternate, fresh_items, popular_items
 from mmrec.serving.limits import Limits
 from mmrec.serving.live_items import Ask, Hit, Item, LiveItems
 from mmrec.serving.partial_vectors import PartialVectors
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.problems import ProblemError, too_many
 from mmrec.serving.rerank import UNKNOWN, kept_shares, marginal_order, nearest_posts, pool_size, values_of
 from mmrec.serving.resolver import Resolver
 from mmrec.serving.schemas import NearPost, RecommendAnswer, RecommendedItem, RecommendRequest
@@ -65,10 +65,10 @@ class Recommending:
             ProblemError: more items than an answer holds or leaves out, or weights that say nothing.
         """
         if request.k > self._limits.k:
-            raise ProblemError(422, f"at most {self._limits.k} items", got=str(request.k), where="k")
+            raise too_many("items", limit=self._limits.k, got=request.k, where="k")
         if len(request.exclude) > self._limits.excluded:
-            expected, got = f"at most {self._limits.excluded} items to leave out", str(len(request.exclude))
-            raise ProblemError(422, expected, got=got, where="exclude")
+            excluded = len(request.exclude)
+            raise too_many("items to leave out", limit=self._limits.excluded, got=excluded, where="exclude")
         for name in request.modality_weights:
             if name not in self._modalities:
                 fix = near_names(name[:100], self._modalities)

@@ -127,6 +127,7 @@ class Resolver:
             raise
         except MmrecError as error:
             return Resolved(name, "", None, (), str(error))
+        trace.posts.append(encoded.present)
         return Resolved(name, f"post:{encoded.key}", encoded.vector, encoded.present)
 
 

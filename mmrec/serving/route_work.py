@@ -59,11 +59,11 @@ def numbers(query: dict[str, str], *names: str) -> dict[str, object]:
     values: dict[str, object] = dict(query)
     for name in names:
         text = query.get(name, "")
-        if text.isascii() and text.isdecimal() and len(text) < 10:
+        if text.isascii() and text.isdecimal() and len(text) < 19:
             values[name] = int(text)
     return values
 
 
-def answers(schema: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Return what the description says of a route's answer."""
-    return {200: {"model": schema}}
+def answers(schema: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the description says of a route's answer; its status is 200 where none is given."""
+    return {status: {"model": schema} for status in statuses or (200,)}

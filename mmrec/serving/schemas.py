@@ -19,6 +19,7 @@ def _identifier(value: str | int) -> str | int:
 Id = Annotated[str | int, AfterValidator(_identifier)]
 Attribute = str | int | float | bool | None
 Weight = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1000)]
 
 
 class Asked(BaseModel):
@@ -34,7 +35,10 @@ class Image(Asked):
 
 
 Picture = Annotated[
-    Image | str, Field(description='A picture in base64, or "part:NAME", a part of a multipart request.')
+    Image | str,
+    Field(
+        description='A picture in base64 (data:image/...;base64, too), or "part:NAME", a part of a multipart request.'
+    ),
 ]
 
 
@@ -87,13 +91,26 @@ class RecommendRequest(Asked):
     )
 
 
+class SearchWeights(Asked):
+    """How much each part of a question counts."""
+
+    text: Share = 1.0
+    image: Share = 1.0
+    items: Share = Field(default=1.0, description="Of each of the items.")
+    user: Share = 1.0
+
+
 class SearchRequest(Asked):
-    """Items near a text, pictures, items, a user, or any mix of these; text and pictures are one post."""
+    """Items near a text, pictures, items, a user, or any mix of these.
+
+    Text and pictures are one post, unless there are weights: then each is a direction of its own.
+    """
 
     text: str | None = None
     image: Picture | list[Picture] | None = None
     items: list[Id] = Field(default_factory=list)
     user_id: Id | None = None
+    weights: SearchWeights | None = None
     k: int = Field(default=10, ge=1)
     where: str = Field(default="", max_length=1000)
 
@@ -261,6 +278,8 @@ class ModelAnswer(Answer):
 
     model: str
     run: str
+    vectors: str
+    since: int = Field(description="When it last began to answer, milliseconds since 1970.")
     feed_hash: str
     modalities: list[str]
     width: int

@@ -29,7 +29,7 @@ class TestProblems:
             ("score", {"user_id": "u", "history": [], "candidates": ["p01"]}, "got both"),
             ("score", {**SCORE, "candidates": []}, "at least 1 item"),
             ("score", {**SCORE, "candidates": ["p01"] * 1001}, "at most 1000 candidates, got 1001"),
-            ("score", {"history": ["p01"] * 1001, "candidates": ["p01"]}, "a history of at most 1000"),
+            ("score", {"history": ["p01"] * 1001, "candidates": ["p01"]}, "at most 1000 entries of a history"),
             ("score", {**SCORE, "k": 3}, "Extra inputs"),
             ("recommend", {"user_id": "u01", "k": 0}, "greater than or equal to 1"),
             ("recommend", {"user_id": "u01", "k": 501}, "at most 500 items"),

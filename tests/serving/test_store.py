@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,8 +15,10 @@ import pytest
 from mmrec.errors import ArtifactError, ConfigError
 from mmrec.serving.sqlite_store import DATABASE, SqliteStore
 from mmrec.serving.store import Event, Served, Store, StoredPost, StoreFailureError
+from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, PostgresServer, local_qdrant
 
 Open = Callable[[], Store]
+pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
 
 
 def post(item_id: str = "p1", **changes: object) -> StoredPost:
@@ -45,17 +48,39 @@ def twice(store: Store, reopen: Open) -> Iterator[Store]:
     yield reopen()
 
 
-@pytest.mark.parametrize("kind", ["sqlite"])
+KINDS = [
+    "sqlite",
+    pytest.param("postgres", marks=WITHOUT_POSTGRES),
+    pytest.param("qdrant", marks=WITHOUT_QDRANT),
+]
+
+
+@pytest.fixture
+def make(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Open:
+    """Open the store of this test."""
+    if kind == "postgres":
+        from mmrec.serving.postgres_store import PostgresStore
+
+        url, schema = request.getfixturevalue("postgres").url, f"s{uuid.uuid4().hex}"
+        return lambda: PostgresStore(url, schema=schema)
+    if kind == "qdrant":
+        from mmrec.serving.qdrant_store import QdrantStore
+
+        return lambda: QdrantStore(local_qdrant(tmp_path), settle_seconds=0.0)
+    return lambda: SqliteStore(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 class TestStoreContract:
     @pytest.fixture
-    def reopen(self, kind: str, tmp_path: Path) -> Iterator[Open]:
+    def reopen(self, make: Open) -> Iterator[Open]:
         """Open the store; the one before is closed first."""
         opened: list[Store] = []
 
         def again() -> Store:
             if opened:
                 opened[-1].close()
-            opened.append(SqliteStore(tmp_path / kind))
+            opened.append(make())
             return opened[-1]
 
         yield again
@@ -242,3 +267,127 @@ class TestSqlite:
             connection.execute("UPDATE about SET value = ? WHERE name = 'schema_version'", (b"99",))
         with pytest.raises(ArtifactError, match="version 2.*99"):
             SqliteStore(tmp_path)
+
+
+@WITHOUT_POSTGRES
+class TestPostgres:
+    @pytest.fixture
+    def schema(self) -> str:
+        return f"s{uuid.uuid4().hex}"
+
+    def test_processes_that_start_at_once_make_one_store(self, postgres: PostgresServer, schema: str) -> None:
+        from mmrec.serving.postgres_store import PostgresStore
+
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(lambda _: PostgresStore(postgres.url, schema=schema), range(4)))
+        assert len({store.secret() for store in stores}) == 1
+        numbers = [store.put_post(post(f"p{turn}"), []) for turn, store in enumerate(stores)]
+        assert [number for number, _ in stores[0].changes(0)] == numbers
+        for store in stores:
+            store.close()
+
+    def test_a_write_under_way_is_waited_for_not_left_out(self, postgres: PostgresServer, schema: str) -> None:
+        import psycopg
+
+        from mmrec.serving.postgres_store import PostgresStore
+
+        store = PostgresStore(postgres.url, schema=schema)
+        with psycopg.connect(postgres.url) as slow, ThreadPoolExecutor(1) as pool:
+            slow.execute(f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{schema}.feedback', 0))")
+            values = "('u1', 'first', 1, true)"
+            slow.execute(f"INSERT INTO {schema}.feedback (user_id, item_id, timestamp, chosen) VALUES {values}")
+            store.add_feedback([Event("u1", "second", 2)])
+            reading = pool.submit(store.feedback_log, 0, limit=9)
+            with pytest.raises(TimeoutError):
+                reading.result(timeout=0.2)
+            slow.commit()
+            assert [event.item_id for _, event in reading.result(timeout=30)] == ["first", "second"]
+        store.close()
+
+    def test_it_comes_back_when_the_server_does(
+        self, postgres: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mmrec.serving.postgres_store import PostgresStore
+
+        monkeypatch.setattr("mmrec.search.postgres._PATIENCE", 1.0)
+        store = PostgresStore(postgres.url, schema=schema)
+        store.put_post(post(), [])
+        postgres.stop()
+        with pytest.raises(StoreFailureError):
+            store.add_feedback([Event("u1", "p1", 1)])
+        with pytest.raises(StoreFailureError):
+            list(store.posts())
+        postgres.start()
+        store.add_feedback([Event("u1", "p1", 2)])
+        assert [event.timestamp for event in store.feedback_of("u1", limit=9)] == [2]
+        assert [held.item_id for held in store.posts()] == ["p1"]
+        store.close()
+
+    def test_text_that_postgres_cannot_hold(self, postgres: PostgresServer, schema: str) -> None:
+        from mmrec.serving.postgres_store import PostgresStore
+
+        store = PostgresStore(postgres.url, schema=schema)
+        store.put_post(post(caption="a\0b", attributes={"colour": "a\0b"}), [])
+        (held,) = store.posts()
+        assert (held.caption, held.attributes) == ("a\ufffdb", {"colour": "a\0b"})
+        store.close()
+
+    def test_a_server_that_is_not_there(self) -> None:
+        from mmrec.serving.postgres_store import PostgresStore
+
+        with pytest.raises(ConfigError, match="can be reached.*127.0.0.1:1/db") as caught:
+            PostgresStore("postgresql://me:hunter2@127.0.0.1:1/db")
+        assert "hunter2" not in str(caught.value)
+
+    def test_another_version_is_refused(self, postgres: PostgresServer, schema: str) -> None:
+        import psycopg
+
+        from mmrec.serving.postgres_store import PostgresStore
+
+        PostgresStore(postgres.url, schema=schema).close()
+        with psycopg.connect(postgres.url) as connection:
+            connection.execute(f"UPDATE {schema}.about SET value = '99' WHERE name = 'schema_version'")
+        with pytest.raises(ArtifactError, match="version 1.*99"):
+            PostgresStore(postgres.url, schema=schema)
+
+
+@WITHOUT_QDRANT
+class TestQdrant:
+    def test_the_later_number_stays_whoever_comes_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mmrec.serving.qdrant_store import QdrantStore
+
+        store = QdrantStore(local_qdrant(tmp_path))
+        store.put_post(post(caption="later"), [])
+        monkeypatch.setattr(store, "_numbers", lambda count: range(5, 5 + count))
+        store.put_post(post(caption="drawn before, written after"), [])
+        assert [held.caption for held in store.posts()] == ["later"]
+        store.close()
+
+    def test_what_may_still_get_company_is_told_again_or_not_yet(self, tmp_path: Path) -> None:
+        from mmrec.serving.qdrant_store import QdrantStore
+
+        store = QdrantStore(local_qdrant(tmp_path), settle_seconds=60.0)
+        number = store.put_post(post(), [])
+        store.add_feedback([Event("u1", "p1", 1)])
+        assert [told for told, _ in store.changes(number)] == [number]
+        assert store.feedback_log(0, limit=9) == []
+        store.close()
+
+    def test_a_page_never_ends_between_two_of_one_number(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mmrec.serving.qdrant_store import QdrantStore
+
+        store = QdrantStore(local_qdrant(tmp_path), settle_seconds=0.0)
+        for number in (1, 2, 2, 3):
+            monkeypatch.setattr(store, "_numbers", lambda count, first=number: range(first, first + count))
+            store.add_feedback([Event("u1", "p1", number)])
+        assert [number for number, _ in store.feedback_log(0, limit=2)] == [1]
+        assert [number for number, _ in store.feedback_log(1, limit=1)] == [2, 2]
+        assert [number for number, _ in store.feedback_log(1, limit=3)] == [2, 2, 3]
+        store.close()
+
+    def test_a_server_that_is_not_there(self) -> None:
+        from mmrec.search.qdrant_server import Qdrant
+
+        with pytest.raises(ConfigError, match="can be reached.*http://127.0.0.1:1") as caught:
+            Qdrant.open("http://:hunter2@127.0.0.1:1")
+        assert "hunter2" not in str(caught.value)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from mmrec.errors import MissingExtraError
 from mmrec.serving.body import validated
+from mmrec.serving.deployment import Deployment
 from mmrec.serving.door import Door
 from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.route_work import answers, asked, numbers, path_id, told
-from mmrec.serving.service import Service
 from mmrec.serving.studio import schemas
-from mmrec.serving.studio.audience import Audience
-from mmrec.serving.studio.cards import Cards
-from mmrec.serving.studio.catalogue_map import CatalogueMap
-from mmrec.serving.studio.inspection import Inspection
 from mmrec.serving.studio.page import HEADERS, INDEX, load_files
-from mmrec.serving.studio.people import People
-from mmrec.serving.studio.thumbnails import MEDIA_TYPE, Thumbnail, Thumbnails
+from mmrec.serving.studio.thumbnails import MEDIA_TYPE, Thumbnail
 from mmrec.serving.trace import Trace
 
 try:
@@ -28,20 +23,20 @@ _SECONDS = 60
 """How long a browser may show a picture without asking again."""
 
 
-def add_studio(app: FastAPI, door: Door, service: Service, recent: RecentProblems, *, keys_needed: bool) -> None:
+def add_studio(app: FastAPI, door: Door, deployment: Deployment, recent: RecentProblems, *, keys_needed: bool) -> None:
     """Add the page and its routes to an application.
 
     Args:
         app: the application.
         door: lets requests in.
-        service: answers.
+        deployment: what answers.
         recent: the last refusals.
         keys_needed: whether callers need keys.
     """
     _add_page(app, keys_needed=keys_needed)
-    _add_pictures(app, door, Thumbnails(service))
-    _add_items(app, door, service)
-    _add_people(app, door, service)
+    _add_pictures(app, door, deployment)
+    _add_items(app, door, deployment)
+    _add_people(app, door, deployment)
 
     @app.get("/v1/problems", responses=answers(schemas.ProblemsAnswer))
     async def problems(request: Request) -> Response:
@@ -75,17 +70,18 @@ def _add_page(app: FastAPI, *, keys_needed: bool) -> None:
         return Response(found.data, media_type=found.media_type, headers=headers)
 
 
-def _add_pictures(app: FastAPI, door: Door, thumbnails: Thumbnails) -> None:
+def _add_pictures(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.get(
         "/v1/items/{item_id}/image",
         responses={200: {"content": {MEDIA_TYPE: {}}, "description": "A JPEG."}, 304: {"description": "Unchanged."}},
     )
     async def image(request: Request, item_id: str) -> Response:
         """Return the first picture of an item, made small."""
+        find = deployment.reading(lambda now: now.studio.thumbnails.of)
         known, found = request.headers.get("if-none-match", ""), list[Thumbnail]()
 
         def work(body: bytes, trace: Trace) -> bytes:
-            found.append(thumbnails.of(path_id(item_id), known_tags=known))
+            found.append(find(path_id(item_id), known_tags=known))
             return found[0].data or b""
 
         answer = await door.answer(request, "image", "read", work)
@@ -98,43 +94,42 @@ def _add_pictures(app: FastAPI, door: Door, thumbnails: Thumbnails) -> None:
         return answer
 
 
-def _add_items(app: FastAPI, door: Door, service: Service) -> None:
-    cards, maps = Cards(service), CatalogueMap(service)
-    inspection = Inspection(service, cards, Audience(service))
-
+def _add_items(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.post("/v1/cards", responses=answers(schemas.CardsAnswer))
     async def card(request: Request) -> Response:
         """Return what a page shows of some items."""
-        work = asked(request.headers.get("content-type", ""), schemas.CardsRequest, cards.answer)
+        take = deployment.reading(lambda now: now.studio.cards.answer)
+        work = asked(request.headers.get("content-type", ""), schemas.CardsRequest, take)
         return await door.answer(request, "cards", "read", work)
 
     @app.post("/v1/inspect", responses=answers(schemas.InspectAnswer))
     async def inspect(request: Request) -> Response:
         """Look at a post that need not be published: what is near it, who would like it, what its modalities do."""
-        work = asked(request.headers.get("content-type", ""), schemas.InspectRequest, inspection.inspect)
+        take = deployment.reading(lambda now: now.studio.inspection.inspect)
+        work = asked(request.headers.get("content-type", ""), schemas.InspectRequest, take)
         return await door.answer(request, "inspect", "read", work)
 
     @app.get("/v1/map", responses=answers(schemas.MapAnswer))
     async def catalogue_map(request: Request) -> Response:
         """Return where the items of the export lie in two dimensions; ``colour`` in the query."""
-        query = dict(request.query_params)
-        work = told(lambda trace: maps.answer(validated(query, schemas.MapQuery), trace))
+        query, draw = dict(request.query_params), deployment.reading(lambda now: now.studio.maps.answer)
+        work = told(lambda trace: draw(validated(query, schemas.MapQuery), trace))
         return await door.answer(request, "map", "read", work)
 
 
-def _add_people(app: FastAPI, door: Door, service: Service) -> None:
-    people = People(service, Cards(service))
-
+def _add_people(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.get("/v1/users", responses=answers(schemas.UsersAnswer))
     async def users(request: Request) -> Response:
         """Return users whose ids begin with ``prefix``, the most active first; ``k`` and ``held_out`` in the query."""
         query = numbers(dict(request.query_params), "k")
-        work = told(lambda trace: people.listed(validated(query, schemas.UsersRequest), trace))
+        find = deployment.reading(lambda now: now.studio.people.listed)
+        work = told(lambda trace: find(validated(query, schemas.UsersRequest), trace))
         return await door.answer(request, "users", "read", work)
 
     @app.get("/v1/users/{user_id}", responses=answers(schemas.UserAnswer))
     async def user(request: Request, user_id: str) -> Response:
         """Return a user with the most recent ``k`` events, and what the split holds out."""
         query = numbers(dict(request.query_params), "k")
-        work = told(lambda trace: people.one(path_id(user_id), validated(query, schemas.UserQuery), trace))
+        find = deployment.reading(lambda now: now.studio.people.one)
+        work = told(lambda trace: find(path_id(user_id), validated(query, schemas.UserQuery), trace))
         return await door.answer(request, "user", "read", work)
