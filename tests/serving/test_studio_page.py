@@ -191,6 +191,7 @@ def test_search_by_words_picture_posts_and_conditions(studio: Studio, tmp_path: 
         page.get_by_label("Conditions on attributes").fill("stock<5")
         playwright.expect(page.get_by_label("Found", exact=True).locator(".card")).to_have_count(5)
         assert set(cards(page, "Found")) <= {"p00", "p01", "p02", "p03", "p04"}
+    with opened(studio, studio.open_url, "#/search?text=scarf", complaints=True) as page:
         page.get_by_label("Conditions on attributes").fill("stock?5")
         page.get_by_role("alert").wait_for()
     with opened(studio, studio.open_url, f"#/search?items={CAPTION_ONLY}") as page:
@@ -199,6 +200,9 @@ def test_search_by_words_picture_posts_and_conditions(studio: Studio, tmp_path: 
         with page.expect_response("**/v1/search") as answer:
             page.locator("input[type=file]").set_input_files(tmp_path / "asked.png")
         assert answer.value.status == 200
+        with page.expect_response("**/v1/search") as answer:
+            page.get_by_label("The posts count").fill("0.2")
+        assert answer.value.json()["results"][0]["item_id"] == cards(page, "Found")[0]
         playwright.expect(page.locator(".waiting")).to_have_count(0)
         assert cards(page, "Found") != by_words
         studio.shoot(page, "search")

@@ -7,6 +7,7 @@ import { count, debounced, emptyBox, h, plural, say } from "./dom.js";
 const SCALE = 65535;
 const LISTED = 24;
 const PICTURES_FROM = 2.5;
+const FEW = 600;
 const CELL = 92;
 const SIDE = 68;
 const MOST_PICTURES = 1000;
@@ -152,7 +153,7 @@ export async function mapView(root, _, query) {
     paper.setTransform(ratio, 0, 0, ratio, 0, 0);
     paper.clearRect(0, 0, stage.clientWidth, stage.clientHeight);
     const there = inside(40);
-    const radius = Math.min(2 + Math.sqrt(view.zoom) * 0.9, 6);
+    const radius = Math.min((map.shown < FEW ? 4 : 2) + Math.sqrt(view.zoom) * 0.9, 7);
     paper.globalAlpha = 0.8;
     for (const [index, x, y] of there) {
       paper.fillStyle = colours[map.group[index] % colours.length];
