@@ -390,6 +390,16 @@ def serve(
     data: Annotated[
         Path, typer.Option(help="Folder of the embedded store: posts, feedback, what was shown.", metavar="DIR")
     ] = Path("mmrec-data"),
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Another store in place of --data: DIR, postgresql://... or qdrant+http://...; or in MMREC_STORE.",
+            envvar="MMREC_STORE",
+            show_envvar=False,
+            metavar="DIR|URL",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that serve, behind one socket.")] = 1,
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
@@ -406,6 +416,8 @@ def serve(
         host=host,
         port=port,
         data=data,
+        store=store,
+        workers=workers,
         keys=keys,
         feed=feed,
         device=device,

@@ -15,6 +15,7 @@ from mmrec.serving import schemas
 from mmrec.serving.about import About
 from mmrec.serving.body import Payload, parse, split_body, validated
 from mmrec.serving.door import Door, Entrance, Work, plain_problem
+from mmrec.serving.follower import Follower
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
@@ -35,7 +36,12 @@ _ID: TypeAdapter[str | int] = TypeAdapter(schemas.Id)
 
 
 def build_app(
-    service: Service, *, metrics: Metrics | None = None, keys: KeyRing | None = None, reveal_ids: bool = False
+    service: Service,
+    *,
+    metrics: Metrics | None = None,
+    keys: KeyRing | None = None,
+    reveal_ids: bool = False,
+    follower: Follower | None = None,
 ) -> FastAPI:
     """Return the application around a service, which it closes when it ends.
 
@@ -44,6 +50,7 @@ def build_app(
         metrics: counts; the service's batches, too, where it was given them.
         keys: of callers; None lets everybody in who speaks to this machine by a loopback name.
         reveal_ids: write user ids to the log as they are.
+        follower: looks for what other processes do; ends with the application.
     """
     metrics = metrics or Metrics()
     about, publishing = About(service), Publishing(service)
@@ -54,6 +61,8 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(door.close)
+        if follower is not None:
+            await asyncio.to_thread(follower.close)
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="mmrec", version=mmrec.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)

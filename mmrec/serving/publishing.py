@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mmrec.assembly import Notify, ignore
 from mmrec.errors import MmrecError, near_names
-from mmrec.serving.post_vectors import Content, Encoded
+from mmrec.serving.post_vectors import Content
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.published import Published, attribute_table
 from mmrec.serving.references import content_of
@@ -26,6 +27,7 @@ from mmrec.serving.service import Parts, Service, now_ms, unknown_item
 from mmrec.serving.store import Event, StoredPost
 from mmrec.serving.trace import Trace
 
+_LOG = logging.getLogger("mmrec.serving")
 _AT_ONCE = 64
 """Posts whose pictures are in memory while they are encoded again."""
 
@@ -39,36 +41,48 @@ class Publishing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._items, self._store = service, service.items, service.store
-        # The store and the items in memory must see writes in the same order.
-        self._lock = threading.Lock()
 
     def restore(self, *, notify: Notify = ignore) -> None:
         """Offer again what the store holds.
 
-        Posts that another model encoded are encoded again from what was published; one that has become part of the
-        export is taken from there.
+        Posts that another model encoded are encoded again from what was published, and kept so; one that has become part
+        of the export is taken from there.
         """
-        stale = []
-        for stored in self._store.posts():
-            if stored.deleted:
-                self._items.remove(stored.item_id)
-            elif stored.model_hash == self._service.model_hash:
-                self._items.put(_published(stored))
+        self._catch_up(notify, keep=True)
+
+    def follow(self) -> None:
+        """Offer what other processes published since, and take away what they took back."""
+        # Kept vectors of two models that serve at a time would replace each other for ever.
+        self._catch_up(_LOG.info, keep=False)
+
+    def _catch_up(self, notify: Notify, *, keep: bool) -> None:
+        stale, last = [], 0
+        for number, stored in self._service.changes.new():
+            last = number
+            if stored.deleted or stored.model_hash == self._service.model_hash:
+                self._service.changes.apply(number, stored)
             elif self._items.exported.row_of(stored.item_id) < 0:
-                stale.append(stored)
+                stale.append((number, stored))
         if stale:
             notify(f"{len(stale)} published posts are encoded again, by another model than before")
         for start in range(0, len(stale), _AT_ONCE):
-            self._encode_again(stale[start : start + _AT_ONCE], notify)
+            self._encode_again(stale[start : start + _AT_ONCE], notify, keep=keep)
+        self._service.changes.seen(last)
 
-    def _encode_again(self, posts: Sequence[StoredPost], notify: Notify) -> None:
-        contents = [Content(stored.caption, self._store.pictures(stored.item_id)) for stored in posts]
+    def _encode_again(self, posts: Sequence[tuple[int, StoredPost]], notify: Notify, *, keep: bool) -> None:
+        contents = [Content(stored.caption, self._store.pictures(stored.item_id)) for _, stored in posts]
         coming = [self._service.posts.start(content) for content in contents]
-        for stored, content, future in zip(posts, contents, coming, strict=True):
+        for (number, stored), future in zip(posts, coming, strict=True):
             try:
-                self._keep(stored.item_id, content, future.result(), stored.attributes, stored.published_at)
+                encoded = future.result()
             except MmrecError as error:
                 notify(f"published post {stored.item_id!r} is left out: {error}")
+                continue
+            model_hash = self._service.model_hash
+            again = replace(stored, vector=encoded.vector, present=encoded.present, model_hash=model_hash)
+            if keep:
+                self._store.set_vector(number, again)
+            self._service.changes.apply(number, again)
 
     def publish(self, item_id: str, request: PublishRequest, parts: Parts, trace: Trace) -> PublishAnswer:
         """Take a post in; when this returns, it is durable, and recommended and searched like any other.
@@ -86,9 +100,19 @@ class Publishing:
             encoded = trace.wait(coming)
         at = now_ms() if request.published_at is None else request.published_at
         trace.left()
-        with self._lock, trace.stage("store"):
+        post = StoredPost(
+            item_id=item_id,
+            caption=content.caption,
+            attributes=request.attributes,
+            content_hash=encoded.key,
+            model_hash=self._service.model_hash,
+            present=encoded.present,
+            vector=encoded.vector,
+            published_at=at,
+        )
+        with trace.stage("store"):
             created = not self._items.known(item_id)
-            self._keep(item_id, content, encoded, request.attributes, at)
+            self._put(post, content.pictures)
         return PublishAnswer(
             request_id=trace.request_id,
             item_id=self._items.external(item_id),
@@ -104,14 +128,13 @@ class Publishing:
             ProblemError: no such item.
             StoreFailureError: it could not be kept.
         """
-        with self._lock, trace.stage("store"):
+        with trace.stage("store"):
             if not self._items.known(item_id):
                 raise unknown_item(item_id)
             nothing = np.zeros(0, dtype=np.float32)
             model_hash = self._service.model_hash
             gone = StoredPost(item_id, None, {}, "", model_hash, (), nothing, now_ms(), deleted=True)
-            self._store.put_post(gone, ())
-            self._items.remove(item_id)
+            self._put(gone, ())
         external = self._items.external(item_id)
         return DeleteAnswer(request_id=trace.request_id, item_id=external, items=len(self._items))
 
@@ -143,21 +166,9 @@ class Publishing:
         unknown = sum(not self._items.known(event.item_id) for event in events)
         return FeedbackAnswer(request_id=trace.request_id, accepted=len(events), unknown_items=unknown)
 
-    def _keep(
-        self, item_id: str, content: Content, encoded: Encoded, attributes: Mapping[str, Attribute], published_at: int
-    ) -> None:
-        stored = StoredPost(
-            item_id=item_id,
-            caption=content.caption,
-            attributes=attributes,
-            content_hash=encoded.key,
-            model_hash=self._service.model_hash,
-            present=encoded.present,
-            vector=encoded.vector,
-            published_at=published_at,
-        )
-        self._store.put_post(stored, content.pictures)
-        self._items.put(_published(stored))
+    def _put(self, post: StoredPost, pictures: Sequence[bytes]) -> None:
+        """Keep a post, then bring it into memory; of writes at a time the store's numbers tell the last."""
+        self._service.changes.apply(self._store.put_post(post, pictures), post)
 
     def _check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
         """Refuse what filters could not compare with what the export has.
@@ -195,9 +206,3 @@ class _Clock:
         """Return the time of a user's next event."""
         self._counts[user_id] += 1
         return self._now + self._counts[user_id] - 1
-
-
-def _published(stored: StoredPost) -> Published:
-    return Published(
-        stored.item_id, stored.caption, stored.attributes, stored.present, stored.vector, stored.published_at
-    )

@@ -18,6 +18,7 @@ from mmrec.serving.limits import Limits
 from mmrec.serving.live_items import Ask, Hit, LiveItems
 from mmrec.serving.model_worker import ModelWorker
 from mmrec.serving.pasts import Pasts
+from mmrec.serving.post_changes import PostChanges
 from mmrec.serving.post_vectors import PostVectors
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.references import content_of
@@ -74,6 +75,7 @@ class Service:
         self.length = assembly.config.train.history_length
         integers = self.catalogue.manifest.get("item_id_type") == "integer"
         self.items = LiveItems(pair.exported, integer_ids=integers)
+        self.changes = PostChanges(self.items, store)
         self.worker = ModelWorker(self.recommender, self.limits, on_batch=on_batch or (lambda size: None))
         self.posts = PostVectors(
             self.worker.encode_post,
