@@ -72,9 +72,10 @@ def lines_to_each(process: Process) -> list[Line]:
 
 
 @pytest.fixture(scope="module")
-def process(tiny_run: Path, served_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("workers")
-    started = Process(tiny_run, served_vectors, folder, "--workers", WORKERS, "--store", folder / "store")
+def process(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder, models = tmp_path_factory.mktemp("workers"), models_folder
+    options = ["--workers", WORKERS, "--store", folder / "store", "--models", models]
+    started = Process(models / "tiny", models / "tiny-vectors", folder, *options)
     until(lambda: {INDEX.format(number) for number in range(WORKERS)} <= set(Line(started).figures()))
     yield started
     if started.process.poll() is None:
@@ -109,6 +110,23 @@ class TestWorkers:
             assert {INDEX.format(number) for number in range(WORKERS)} <= set(line.figures())
         page = one.ask("GET", "/metrics")[1].decode()
         assert page.count("# TYPE mmrec_requests_total counter") == 1
+
+    def test_a_swap_reaches_all_workers(self, process: Process) -> None:
+        def model(line: Line) -> object:
+            return json.loads(line.ask("GET", "/v1/model")[1])["model"]
+
+        one, other = lines_to_each(process)
+        first = model(one)
+        assert one.ask("PUT", "/v1/items/before", {"caption": "published before"})[0] == 200
+        assert one.ask("POST", "/admin/model", {"run": "content", "vectors": "content-vectors"})[0] == 200
+        until(lambda: model(other) == model(one) != first)
+        assert other.ask("PUT", "/v1/items/after", {"caption": "published after"})[0] == 200
+        for item_id in ("before", "after"):
+            for line in (one, other):
+                until(lambda line=line, item_id=item_id: line.ask("GET", f"/v1/items/{item_id}")[0] == 200)
+        assert other.ask("POST", "/admin/rollback", {})[0] == 200
+        until(lambda: model(one) == model(other) == first)
+        assert one.ask("GET", "/v1/items/after")[0] == 200
 
     def test_who_is_killed_loses_nothing_one_worker_first_then_all(self, process: Process) -> None:
         acknowledged: Counter[str] = Counter()
