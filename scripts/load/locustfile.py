@@ -1,11 +1,10 @@
-"""Mixed traffic against a running service, by locust (pip install locust):
+"""Mixed traffic against a running service, by locust (pip install locust).
 
     locust -f scripts/load/locustfile.py --host http://127.0.0.1:8000                          # a page at :8089
     locust -f scripts/load/locustfile.py --host http://127.0.0.1:8000 --headless --users 32 --spawn-rate 8 --run-time 60s
 
 Ids come from the service's own answers; a file of ids, one a line, may be given instead: MMREC_IDS.  A key goes into
-MMREC_KEY; without scope write, leave publishing and feedback out: --exclude-tags write.  Refusals for too many requests
-(429) are counted as failures of their own name.
+MMREC_KEY; without scope write, leave publishing and feedback out: --exclude-tags write.
 """
 
 from __future__ import annotations
@@ -17,11 +16,26 @@ import random
 import uuid
 from pathlib import Path
 
+import requests
 from locust import HttpUser, between, events, tag, task
 from locust.env import Environment
 from PIL import Image
 
-WORDS = "red blue green soft striped long short wool silk cotton scarf dress jumper coat".split()
+WORDS = (
+    "red",
+    "blue",
+    "green",
+    "soft",
+    "striped",
+    "long",
+    "wool",
+    "silk",
+    "cotton",
+    "scarf",
+    "dress",
+    "jumper",
+    "coat",
+)
 HISTORY, CANDIDATES, K = 10, 100, 20
 item_ids: list[str | int] = []
 
@@ -34,15 +48,13 @@ def find_ids(environment: Environment, **_: object) -> None:
     if file:
         item_ids.extend(line for line in Path(file).read_text(encoding="utf-8").splitlines() if line)
         return
-    from locust.clients import HttpSession
-
-    session = HttpSession(environment.host, environment.events.request, None)
-    session.headers.update(_headers())
-    first = session.post("/v1/recommend", json={"history": [], "k": 200}, name="ids").json()["results"]
-    near = session.post("/v1/recommend", json={"history": [first[0]["item_id"]], "k": 200}, name="ids").json()[
-        "results"
-    ]
-    item_ids.extend({entry["item_id"] for entry in (*first, *near)})
+    near: list[str | int] = []
+    for _ in range(2):
+        body = {"history": near[:1], "k": 200}
+        answer = requests.post(f"{environment.host}/v1/recommend", json=body, headers=_headers(), timeout=60)
+        answer.raise_for_status()
+        near = [entry["item_id"] for entry in answer.json()["results"]]
+        item_ids.extend(item_id for item_id in near if item_id not in item_ids)
 
 
 def _headers() -> dict[str, str]:
