@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,12 @@ def test_the_container_file_has_no_known_fault() -> None:
     command = [program, "--no-color", str(DEPLOY / "Containerfile")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_container_installs_extras_that_there_are() -> None:
+    (asked,) = re.findall(r"^ARG EXTRAS=(\S+)$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    assert set(asked.split(",")) <= set(project["optional-dependencies"])
 
 
 def test_compose_names_what_it_defines() -> None:
