@@ -10,6 +10,7 @@ from mmrec.inference.questions import Question, as_query
 from mmrec.inference.recommender import Recommender
 from mmrec.search.index import Vectors
 from mmrec.serving.askers import Askers, Asking
+from mmrec.serving.exported import Exported
 from mmrec.serving.limits import Limits
 from mmrec.serving.live_items import Ask, LiveItems
 from mmrec.serving.post_vectors import PostVectors
@@ -102,21 +103,11 @@ class Searching:
         weights: Vectors | None = None,
     ) -> SearchAnswer:
         """Answer a question of content, of a user, or of both, as ``mmrec search`` does."""
-        layout, nothing = self._items.exported.layout, np.zeros(0, dtype=np.int64)
+        nothing = np.zeros(0, dtype=np.int64)
         user = None if asking is None else asking.vectors.mean(axis=0, keepdims=True)
         question = Question(post, user, nothing, nothing, self._recommender.repeat_bonus if asking else 0.0, weights)
-        asked = np.stack(items) if items else np.zeros((0, self._items.exported.full.shape[1]), dtype=np.float32)
-        near = as_query(layout, question, layout.shape(asked))
-        exact = as_query(layout.full, question, layout.full.shape(asked))
         had = frozenset(key.removeprefix("id:") for key in asking.had) if asking else frozenset()
-        ask = Ask(
-            queries=near.vector[None],
-            score=lambda vectors: np.asarray(layout.full.shape(vectors) @ exact.vector, dtype=np.float32),
-            bonus=exact.bonus,
-            had=had,
-            dropped=dropped,
-            where=where,
-        )
+        ask = as_ask(self._items.exported, question, items, had=had, dropped=dropped, where=where)
         with trace.stage("search"):
             hits = self._items.best(ask, k=k)
         results = [
@@ -143,6 +134,39 @@ class Searching:
     def _caption(self, item_id: str) -> str | None:
         item = self._items.find(item_id)
         return None if item is None else self._items.caption(item)
+
+
+def as_ask(
+    exported: Exported,
+    question: Question,
+    items: Sequence[Vectors] = (),
+    *,
+    had: frozenset[str] = frozenset(),
+    dropped: frozenset[str] = frozenset(),
+    where: str = "",
+) -> Ask:
+    """Return a question as what the export and the posts since are asked.
+
+    Args:
+        exported: whose format finds candidates.
+        question: what is looked for.
+        items: score-ready vectors of items that are asked for.
+        had: ids of what the asking user had.
+        dropped: ids that must not be found.
+        where: conditions on attributes.
+    """
+    layout = exported.layout
+    asked = np.stack(items) if items else np.zeros((0, exported.full.shape[1]), dtype=np.float32)
+    near = as_query(layout, question, layout.shape(asked))
+    exact = as_query(layout.full, question, layout.full.shape(asked))
+    return Ask(
+        queries=near.vector[None],
+        score=lambda vectors: np.asarray(layout.full.shape(vectors) @ exact.vector, dtype=np.float32),
+        bonus=exact.bonus,
+        had=had,
+        dropped=dropped,
+        where=where,
+    )
 
 
 def _weights(request: SearchRequest, *, users: int) -> Vectors | None:

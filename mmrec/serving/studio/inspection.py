@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.inference.questions import Question, as_query
+from mmrec.inference.questions import Question
 from mmrec.search.index import Vectors
 from mmrec.serving.askers import Asking
-from mmrec.serving.live_items import Ask, Hit
+from mmrec.serving.live_items import Hit
 from mmrec.serving.post_vectors import Content, Encoded
 from mmrec.serving.references import content_of
 from mmrec.serving.rerank import nearest_posts
+from mmrec.serving.searching import as_ask
 from mmrec.serving.service import Parts, Service
 from mmrec.serving.studio.audience import Audience, Crowd
 from mmrec.serving.studio.cards import Cards
@@ -92,18 +93,10 @@ class Inspection:
             return _Post(whole, {name: trace.wait(future).vector for name, future in started.items()})
 
     def _nearest(self, vector: Vectors, *, k: int, own: str) -> list[Hit]:
-        layout, width = self._service.items.exported.layout, len(vector)
         nothing = np.zeros(0, dtype=np.int64)
         question = Question(vector[None], None, nothing, nothing, 0.0)
-        no_items = np.zeros((0, width), dtype=np.float32)
-        near = as_query(layout, question, layout.shape(no_items))
-        exact = as_query(layout.full, question, layout.full.shape(no_items))
-        ask = Ask(
-            queries=near.vector[None],
-            score=lambda vectors: np.asarray(layout.full.shape(vectors) @ exact.vector, dtype=np.float32),
-            dropped=frozenset({own}),
-        )
-        return self._service.items.best(ask, k=k)
+        items = self._service.items
+        return items.best(as_ask(items.exported, question, dropped=frozenset({own})), k=k)
 
     def _near_cards(self, hits: Sequence[Hit]) -> list[NearCard]:
         cards = self._cards.of([hit.item_id for hit in hits])
@@ -168,7 +161,8 @@ class Inspection:
         higher = np.zeros(len(askings), dtype=np.int64)
         had, hidden = [_ids(asking) for asking in askings], service.items.hidden_rows
         for start in range(0, len(exported), _ROWS):
-            block = self._compare(users, np.asarray(exported.full[start : start + _ROWS], dtype=np.float32))
+            # A copy: the table is mapped read-only, which torch warns of.
+            block = self._compare(users, np.array(exported.full[start : start + _ROWS], dtype=np.float32))
             stop = start + block.shape[1]
             for row, item_ids in enumerate(had):
                 rows = np.array([exported.row_of(item_id) for item_id in item_ids], dtype=np.int64)

@@ -129,9 +129,15 @@ function walk(event, list) {
 
 let dialog;
 
+/** Close what is open: another view comes. */
+export function closeItem() {
+  dialog?.remove();
+  dialog = undefined;
+}
+
 /** Open an item: large, with its caption, attributes, and what is like it. */
 export async function openItem(card) {
-  dialog?.remove();
+  closeItem();
   const facts = h("dl", { class: "facts" });
   const near = grid("Similar posts", { strip: true });
   const close = () => dialog.close();
@@ -156,8 +162,10 @@ export async function openItem(card) {
   fillWaiting(near, 6);
   try {
     const [item, similar] = await Promise.all([get(itemPath(card.item_id)), get(`${itemPath(card.item_id)}/similar`, { k: 12 })]);
-    const rows = [["Id", item.item_id], ["Has", item.present.join(", ")], ...Object.entries(item.attributes)];
-    facts.replaceChildren(...rows.filter(([, value]) => value !== null && value !== "").flatMap(([name, value]) => [h("dt", { text: String(name).replaceAll("_", " ") }), h("dd", { text: value })]));
+    const said = card.caption ?? "";
+    const attributes = Object.entries(item.attributes).filter(([, value]) => value !== null && value !== "" && !(String(value).length > 3 && said.includes(value)));
+    const rows = [["Id", item.item_id], ["Has", item.present.join(", ").replaceAll("_", " ")], ...attributes];
+    facts.replaceChildren(...rows.flatMap(([name, value]) => [h("dt", { text: String(name).replaceAll("_", " ") }), h("dd", { text: value })]));
     const cards = await cardsOf(similar.results.map((entry) => entry.item_id));
     fill(near, similar.results.map((entry) => cardElement(cards.get(String(entry.item_id)), { value: entry.score })));
   } catch (error) {

@@ -1,6 +1,7 @@
 // The frame: tabs, routes (the part of the address behind #), theme, sign-in, keys.
 
 import { get, key, keysNeeded, model } from "./api.js";
+import { closeItem } from "./cards.js";
 import { alertBox, h, icon, say } from "./dom.js";
 import { userView } from "./user.js";
 
@@ -45,6 +46,7 @@ async function route() {
   const mine = ++current;
   leave();
   leave = () => undefined;
+  closeItem();
   if (keysNeeded && !key.get()) return signIn();
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);

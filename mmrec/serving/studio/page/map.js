@@ -6,7 +6,11 @@ import { count, debounced, emptyBox, h, plural, say } from "./dom.js";
 
 const SCALE = 65535;
 const LISTED = 24;
-const SHOWN = 70;
+const PICTURES_FROM = 2.5;
+const FEW = 600;
+const CELL = 92;
+const SIDE = 68;
+const MOST_PICTURES = 1000;
 const NEAR = 14;
 const MOST_ZOOM = 80;
 const COLOURS = ["--m0", "--m1", "--m2", "--m3", "--m4", "--m5", "--m6", "--m7", "--m8", "--m9"];
@@ -149,27 +153,20 @@ export async function mapView(root, _, query) {
     paper.setTransform(ratio, 0, 0, ratio, 0, 0);
     paper.clearRect(0, 0, stage.clientWidth, stage.clientHeight);
     const there = inside(40);
-    const radius = Math.min(2 + Math.sqrt(view.zoom) * 0.9, 7);
-    const large = there.length <= SHOWN;
-    paper.globalAlpha = large ? 1 : 0.8;
+    const radius = Math.min((map.shown < FEW ? 4 : 2) + Math.sqrt(view.zoom) * 0.9, 7);
+    paper.globalAlpha = 0.8;
     for (const [index, x, y] of there) {
-      const image = large ? thumbnail(map.item_ids[index]) : null;
-      if (image) {
-        const side = 60;
-        const factor = side / Math.max(image.width, image.height);
-        const [width, height] = [image.width * factor, image.height * factor];
-        paper.drawImage(image, x - width / 2, y - height / 2, width, height);
-        paper.strokeStyle = colours[map.group[index] % colours.length];
-        paper.lineWidth = 2;
-        paper.strokeRect(x - width / 2, y - height / 2, width, height);
-      } else {
-        paper.fillStyle = colours[map.group[index] % colours.length];
-        paper.beginPath();
-        paper.arc(x, y, radius, 0, 2 * Math.PI);
-        paper.fill();
-      }
+      paper.fillStyle = colours[map.group[index] % colours.length];
+      paper.beginPath();
+      paper.arc(x, y, radius, 0, 2 * Math.PI);
+      paper.fill();
     }
     paper.globalAlpha = 1;
+    if (view.zoom >= PICTURES_FROM) {
+      const chosen = scattered(there);
+      fetchPictures(chosen.map(([index]) => map.item_ids[index]));
+      for (const [index, x, y] of chosen) stamp(paper, index, x, y, colours[map.group[index] % colours.length]);
+    }
     if (hovered >= 0) {
       const [x, y] = place(hovered);
       paper.strokeStyle = getComputedStyle(canvas).color;
@@ -180,19 +177,48 @@ export async function mapView(root, _, query) {
     }
   }
 
-  /** Return an item's picture once it is there; until then nothing. */
-  function thumbnail(id) {
-    if (pictures.has(id)) return pictures.get(id);
-    pictures.set(id, null);
-    cardsOf([id]).then(async (cards) => {
-      if (!cards.get(String(id)).picture) return;
+  /** One point of every cell; the cells belong to the map, so that pictures stay while it is dragged. */
+  function scattered(there) {
+    const cell = CELL / unit();
+    const cells = new Map();
+    for (const point of there) {
+      const key = `${Math.floor(map.x[point[0]] / cell)} ${Math.floor(map.y[point[0]] / cell)}`;
+      if (!cells.has(key)) cells.set(key, point);
+    }
+    return [...cells.values()];
+  }
+
+  function stamp(paper, index, x, y, colour) {
+    const image = pictures.get(map.item_ids[index]);
+    if (!image) return;
+    const factor = SIDE / Math.max(image.width, image.height);
+    const [width, height] = [image.width * factor, image.height * factor];
+    paper.save();
+    paper.beginPath();
+    paper.roundRect(x - width / 2, y - height / 2, width, height, 8);
+    paper.save();
+    paper.clip();
+    paper.drawImage(image, x - width / 2, y - height / 2, width, height);
+    paper.restore();
+    paper.strokeStyle = colour;
+    paper.lineWidth = 2;
+    paper.stroke();
+    paper.restore();
+  }
+
+  /** Fetch pictures that are not there yet, and paint again as they come. */
+  async function fetchPictures(ids) {
+    const missing = ids.filter((id) => !pictures.has(id));
+    if (!missing.length) return;
+    for (const id of missing) pictures.set(id, null);
+    for (const id of [...pictures.keys()].slice(0, Math.max(0, pictures.size - MOST_PICTURES))) pictures.delete(id);
+    const cards = await cardsOf(missing).catch(() => new Map());
+    for (const card of cards.values()) {
+      if (!card.picture) continue;
       const image = new Image();
-      image.src = await pictureSource(id);
-      await image.decode();
-      pictures.set(id, image);
-      plan();
-    }).catch(() => undefined);
-    return null;
+      image.addEventListener("load", () => (pictures.set(card.item_id, image), plan()));
+      pictureSource(card.item_id).then((source) => (image.src = source), () => undefined);
+    }
   }
 
   function nearest(x, y, reach) {

@@ -2,13 +2,14 @@
 
 import { cardsOf, model, post } from "./api.js";
 import { cardElement, fill, fillWaiting, grid, picture, titleOf } from "./cards.js";
-import { pictureDrop } from "./controls.js";
+import { pictureDrop, slider } from "./controls.js";
 import { alertBox, debounced, emptyBox, h, icon, plural, say } from "./dom.js";
 
 const PAGE = 36;
+const PARTS = { text: "Words count", image: "The picture counts", items: "The posts count" };
 
 export async function searchView(root, _, query) {
-  const state = { text: query.get("text") ?? "", file: null, items: query.getAll("items"), where: query.get("where") ?? "" };
+  const state = { text: query.get("text") ?? "", file: null, items: query.getAll("items"), where: query.get("where") ?? "", weights: {} };
   let aborter = null;
   const list = grid("Found");
   const under = h("p", { class: "quiet" });
@@ -19,6 +20,9 @@ export async function searchView(root, _, query) {
   const drop = pictureDrop({ label: "A picture", change: (file) => ((state.file = file), search()) });
   const names = h("datalist", { id: "attributes" });
   const soon = debounced(() => search(), 220);
+  const weights = h("div", { class: "weights", hidden: true });
+  const parts = Object.entries(PARTS).map(([name, label]) => [name, slider({ label, value: 1, change: (value) => ((state.weights[name] = value), soon()) }).element]);
+  weights.append(...parts.map(([, element]) => element));
   words.addEventListener("input", () => ((state.text = words.value), soon()));
   where.addEventListener("input", () => ((state.where = where.value), soon()));
   const paste = (event) => drop.paste(event);
@@ -26,7 +30,7 @@ export async function searchView(root, _, query) {
 
   root.replaceChildren(
     h("header", { class: "view-head" }, h("div", {}, h("h1", { text: "Search" }), h("p", { class: "lead", text: "By words, by a picture, by posts, or by a mix: they meet in one space." }))),
-    h("section", { class: "asking panel" }, drop.element, h("div", { class: "asking-words" }, h("div", { class: "finder" }, icon("search"), words), chips, h("label", { class: "field" }, h("span", { text: "Only where" }), where, names))),
+    h("section", { class: "asking panel" }, drop.element, h("div", { class: "asking-words" }, h("div", { class: "finder" }, icon("search"), words), chips, h("label", { class: "field" }, h("span", { text: "Only where" }), where, names), weights)),
     h("div", { class: "row" }, h("h2", { text: "Found" }), under),
     note,
     list,
@@ -67,6 +71,12 @@ export async function searchView(root, _, query) {
     const body = { k: PAGE, where: state.where.trim(), items: state.items };
     if (text) body.text = text;
     if (state.file) body.image = "part:picture";
+    const asked = { text, image: state.file, items: state.items.length };
+    const mixed = parts.filter(([name, element]) => !(element.hidden = !asked[name]));
+    weights.hidden = mixed.length < 2;
+    // Without weights words and picture are read as one post; with them each is a direction of its own.
+    const given = Object.fromEntries(mixed.map(([name]) => [name, state.weights[name] ?? 1]));
+    if (!weights.hidden && Object.values(given).some((value) => value !== 1)) body.weights = given;
     fillWaiting(list, 12);
     try {
       const answer = await post("/v1/search", body, { files: state.file ? { picture: state.file } : {}, signal });

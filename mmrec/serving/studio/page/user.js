@@ -8,6 +8,7 @@ import { alertBox, count, date, debounced, emptyBox, h, plural, say } from "./do
 const NAMES = { text: "Caption", image: "Picture", item_id: "Item id" };
 const PAGE = 24;
 const MOST = 96;
+const DEEP = 500;
 
 export async function userView(root, [id]) {
   const head = h("header", { class: "view-head" }, h("div", {}, h("h1", { text: "User" }), h("p", { class: "lead", text: "What somebody chose, and what the model makes of it." })), findUser());
@@ -58,10 +59,10 @@ async function show(body, id) {
   const change = (update) => (update(), soon());
 
   body.replaceChildren(
-    h("section", { class: "person" }, h("div", {}, h("h2", { text: user.user_id }), h("p", { class: "quiet", text: person(user) })), user.held_out && choices({ label: "Which history", value: "now", options: [["now", "With all they chose"], ["before", "Before the next choice"]], change: (mode) => ((state.mode = mode), history(view), rank(view)) })),
+    h("section", { class: "person" }, h("div", {}, h("h2", { text: user.user_id }), h("p", { class: "quiet", text: person(user) })), user.held_out && choices({ label: "Which history", value: "now", options: [["now", "All they chose"], ["before", "Before the next choice"]], change: (mode) => ((state.mode = mode), history(view), rank(view)) })),
     view.chosen,
     (view.past = h("section", { class: "past" })),
-    h("div", { class: "with-side" }, h("aside", { class: "panel", "aria-label": "Re-rank" }, ...controls(view, change)), h("section", {}, h("div", { class: "row" }, view.headline, view.under), view.list, h("div", { class: "center" }, view.more))),
+    h("div", { class: "with-side" }, h("aside", { class: "panel", "aria-label": "Re-rank" }, h("details", { open: matchMedia("(min-width: 901px)").matches }, h("summary", { text: "Re-rank" }), ...controls(view, change))), h("section", {}, h("div", { class: "row" }, view.headline, view.under), view.list, h("div", { class: "center" }, view.more))),
   );
   history(view);
   await rank(view);
@@ -76,7 +77,7 @@ function controls({ state, about }, change) {
   const sliders = [];
   const add = (one) => (sliders.push(one), one.element);
   const items = [
-    h("div", { class: "row" }, h("h3", { text: "Re-rank" }), h("button", { class: "link", type: "button", text: "Reset", on: { click: () => change(() => ((state.freshness = state.diversity = 0), (state.weights = {}), sliders.forEach((one, place) => one.set(place < 2 ? 0 : 1)))) } })),
+    h("button", { class: "link", type: "button", text: "Reset", on: { click: () => change(() => ((state.freshness = state.diversity = 0), (state.weights = {}), sliders.forEach((one, place) => one.set(place < 2 ? 0 : 1)))) } }),
     add(slider({ label: "Freshness", help: "Newer posts first.", value: 0, change: (value) => change(() => (state.freshness = value)) })),
     add(slider({ label: "Diversity", help: "Less of the same.", value: 0, change: (value) => change(() => (state.diversity = value)) })),
   ];
@@ -117,7 +118,8 @@ async function rank(view) {
   const asker = before ? { history: user.held_out.before } : { user_id: user.user_id };
   fillWaiting(list, 12);
   try {
-    const answer = await post("/v1/recommend", { ...asker, k: state.k, reasons: 3, seen: state.seen, freshness: state.freshness, diversity: state.diversity, modality_weights: weights }, { signal });
+    const asked = { ...asker, seen: state.seen, freshness: state.freshness, diversity: state.diversity, modality_weights: weights };
+    const answer = await post("/v1/recommend", { ...asked, k: state.k, reasons: 3 }, { signal });
     const because = answer.results.map((entry) => (entry.because ?? []).map((near) => near.item_id));
     const cards = await cardsOf([...answer.results.map((entry) => entry.item_id), ...because.flat()], signal);
     const ids = answer.results.map((entry) => String(entry.item_id));
@@ -134,7 +136,7 @@ async function rank(view) {
     })));
     view.more.hidden = state.k >= MOST || answer.results.length < state.k;
     view.under.textContent = answer.strategy === "model" ? (neutral ? "By the model's score" : "Re-ranked; arrows tell from where") : "Popular and fresh, for a stranger";
-    if (before) showChosen(view, ids);
+    if (before) showChosen(view, await deep(view, asked, signal));
     say(`${plural(ids.length, "recommendation")} shown.`);
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -144,17 +146,24 @@ async function rank(view) {
   }
 }
 
-function showChosen({ user, chosen, state }, ids) {
+/** Return the ids of many recommendations, to find what lies below those that are shown. */
+async function deep(view, asked, signal) {
+  const answer = await post("/v1/recommend", { ...asked, k: Math.min(DEEP, view.about.items) }, { signal });
+  return answer.results.map((entry) => String(entry.item_id));
+}
+
+function showChosen({ user, chosen, about }, ids) {
   const { chosen: cards, at, split, part } = user.held_out;
   const places = cards.map((card) => ids.indexOf(String(card.item_id)) + 1);
   const best = Math.min(...places.filter((place) => place > 0));
-  const verdict = Number.isFinite(best) ? `The first of it is recommended at rank ${best}.` : `None of it is among the first ${state.k}.`;
+  const among = `of ${plural(about.items, "post")}`;
+  const verdict = Number.isFinite(best) ? `The best of it is at rank ${best} ${among}.` : `None of it is among the first ${ids.length} ${among}.`;
   chosen.replaceChildren(
     h(
       "section",
       { class: "next" },
       h("div", {}, h("h2", { text: "What they really chose next" }), h("p", { text: verdict }), h("p", { class: "quiet", text: `Held out by the split “${split}” (${part})${at === null ? "" : `, ${date(at)}`}. The posts before it are given without their times.` })),
-      h("ul", { class: "next-cards", role: "list" }, cards.map((card, place) => h("li", {}, picture(card, "mini big"), h("span", { text: places[place] ? `Rank ${places[place]}` : "Not shown" })))),
+      h("ul", { class: "next-cards", role: "list" }, cards.map((card, place) => h("li", {}, picture(card, "mini big"), h("span", { text: places[place] ? `Rank ${places[place]}` : `> ${ids.length}` })))),
     ),
   );
 }
