@@ -411,6 +411,18 @@ def serve(
             show_default="mmrec-data",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Another store in place of --data: DIR, postgresql://... or qdrant+http://...; or in MMREC_STORE.",
+            envvar="MMREC_STORE",
+            show_envvar=False,
+            metavar="DIR|URL",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that serve, behind one socket.", show_default="1")
+    ] = None,
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
     models: Annotated[
         Path | None,
@@ -449,6 +461,8 @@ def serve(
         "host": host,
         "port": port,
         "data": data,
+        "store": store,
+        "workers": workers,
         "keys": keys,
         "models": models,
         "feed": feed,
@@ -467,6 +481,8 @@ def serve(
         host=options.host,
         port=options.port,
         data=options.data,
+        store=options.store,
+        workers=options.workers,
         keys=options.keys,
         models=options.models,
         feed=options.feed,

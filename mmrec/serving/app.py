@@ -18,6 +18,7 @@ from mmrec.serving.bulk_routes import add_bulk
 from mmrec.serving.choice import UNCHOSEN
 from mmrec.serving.deployment import Deployment
 from mmrec.serving.door import Door, Entrance, plain_problem
+from mmrec.serving.follower import Follower
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
@@ -44,6 +45,7 @@ def build_app(
     reveal_ids: bool = False,
     studio: bool = True,
     models: Models | None = None,
+    follower: Follower | None = None,
 ) -> FastAPI:
     """Return the application around a service, which it closes when it ends.
 
@@ -54,11 +56,16 @@ def build_app(
         reveal_ids: write user ids to the log as they are.
         studio: serve the page at / too.
         models: what may take the place of the service while it runs; None leaves the routes for that out.
+        follower: looks for what other processes do; ends with the application.
     """
     metrics = metrics or Metrics()
     deployment = Deployment(service, choice=UNCHOSEN if models is None else models.choice)
     swaps = None if models is None else Swaps(deployment, models, on_swap=metrics.on_swap)
     metrics.watch(deployment.state)
+    if follower is not None:
+        follower.add(deployment.follow)
+        if swaps is not None:
+            follower.add(swaps.follow)
     recent = RecentProblems()
     log = RequestLog(service.store.secret(), reveal_ids=reveal_ids)
     door = Door(Entrance(keys), service.limits, metrics, log, recent)
@@ -66,6 +73,8 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if follower is not None:
+            await asyncio.to_thread(follower.close)
         if swaps is not None:
             await asyncio.to_thread(swaps.close)
         await asyncio.to_thread(door.close)

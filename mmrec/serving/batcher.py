@@ -26,7 +26,7 @@ class Batcher(Generic[_Job, _Result]):
         most: jobs of a batch.
         budget: what the jobs of a batch may cost together; one that costs more runs alone.
         cost: of a job.
-        seconds: how long the first of them waits for others.
+        seconds: how long the first of them waits for others; where the last one found none, it does not wait.
         waiting: jobs that may wait; more are refused.
         on_batch: told the size of every batch.
     """
@@ -45,7 +45,7 @@ class Batcher(Generic[_Job, _Result]):
         self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
         self._budget, self._cost_of = budget, cost
         self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
-        self._waiting_cost = 0
+        self._waiting_cost, self._company = 0, True
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="mmrec-model", daemon=True)
@@ -96,13 +96,15 @@ class Batcher(Generic[_Job, _Result]):
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
-            until = time.monotonic() + self._seconds
+            until = time.monotonic() + (self._seconds if self._company else 0.0)
             while self._queue and not self._enough and not self._closed:
                 left = until - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            return self._taken()
+            taken = self._taken()
+            self._company = len(taken) + len(self._queue) > 1
+            return taken
 
     @property
     def _enough(self) -> bool:

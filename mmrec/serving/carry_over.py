@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from mmrec.assembly import Notify
 from mmrec.errors import MmrecError
-from mmrec.serving.attributes import fitting
 from mmrec.serving.post_vectors import Content
-from mmrec.serving.publishing import as_published
 from mmrec.serving.service import Service
 from mmrec.serving.store import StoredPost
 
@@ -34,48 +33,67 @@ class Carried:
         return Carried(self.offered + other.offered, self.left_out + other.left_out)
 
 
-def carry_over(service: Service, *, has: Callable[[int, str], bool] = lambda number, item_id: False) -> Carried:
-    """Offer what the store took in since a service last looked; nothing is written.
+def carry_over(
+    service: Service,
+    *,
+    has: Callable[[int, str], bool] = lambda number, item_id: False,
+    keep: bool = False,
+    notify: Notify = _LOG.info,
+) -> Carried:
+    """Offer what the store took in since a service last looked.
 
-    Vectors of this very model are taken as they are.  Those of others stay in the store, for their model may answer
-    again; here the post is encoded anew.
+    Vectors of this very model are taken as they are; a post that another one encoded is encoded again.
 
     Args:
         service: what is to offer the posts.
-        has: told number and id of a post; whether the export has it already.
+        has: told number and id of a post that another model encoded; whether the export has it already.
+        keep: put the new vectors into the store.  Where two models serve at a time they would replace each other's for
+            ever.
+        notify: told what is about to be done.
 
     Raises:
-        StoreFailureError: the store cannot be read.
+        StoreFailureError: the store cannot be read, or keeps nothing.
     """
-    carried, seen, waiting = Carried(), service.seen, dict[str, StoredPost]()
-    for number, stored in service.store.changes(service.seen):
-        seen = max(seen, number)
-        waiting.pop(stored.item_id, None)
-        if stored.deleted:
-            service.items.remove(stored.item_id)
-        elif stored.model_hash == service.model_hash:
-            service.items.put(as_published(stored, fitting(service.items.exported, stored.attributes)))
-            carried += Carried(offered=1)
+    carried, stale, last = Carried(), list[tuple[int, StoredPost]](), 0
+    for number, stored in service.changes.new():
+        last = number
+        if stored.deleted or stored.model_hash == service.model_hash:
+            carried += Carried(offered=int(service.changes.apply(number, stored) and not stored.deleted))
         elif not has(number, stored.item_id):
-            waiting[stored.item_id] = stored
-        if len(waiting) == _AT_ONCE:
-            carried += _encode_again(service, list(waiting.values()))
-            waiting.clear()
-    carried += _encode_again(service, list(waiting.values()))
-    service.seen = seen
+            stale.append((number, stored))
+    if stale:
+        notify(f"{len(stale)} published posts are encoded again, by another model than before")
+    for start in range(0, len(stale), _AT_ONCE):
+        carried += _encode_again(service, stale[start : start + _AT_ONCE], keep=keep, notify=notify)
+    service.changes.seen(last)
     return carried
 
 
-def _encode_again(service: Service, posts: Sequence[StoredPost]) -> Carried:
-    coming = [service.posts.start(Content(post.caption, service.store.pictures(post.item_id))) for post in posts]
+def _encode_again(service: Service, posts: Sequence[tuple[int, StoredPost]], *, keep: bool, notify: Notify) -> Carried:
+    contents = [Content(stored.caption, service.store.pictures(stored.item_id)) for _, stored in posts]
+    coming = [service.posts.start(content) for content in contents]
     offered = 0
-    for stored, future in zip(posts, coming, strict=True):
+    for (number, stored), future in zip(posts, coming, strict=True):
         try:
             encoded = future.result()
         except MmrecError as error:
-            _LOG.warning("a published post is left out by model %s: %s", service.model_hash, error)
+            notify(f"published post {stored.item_id!r} is left out: {error}")
             continue
-        attributes = fitting(service.items.exported, stored.attributes)
-        service.items.put(replace(as_published(stored, attributes), present=encoded.present, vector=encoded.vector))
-        offered += 1
+        again = replace(stored, vector=encoded.vector, present=encoded.present, model_hash=service.model_hash)
+        if keep:
+            service.store.set_vector(number, again)
+        offered += service.changes.apply(number, again)
     return Carried(offered, len(posts) - offered)
+
+
+def keep_vectors(service: Service) -> None:
+    """Put the vectors of a service's posts into the store, where those of another model are: it starts with them again.
+
+    Raises:
+        StoreFailureError: they were not kept.
+    """
+    for number, stored in service.store.changes(0):
+        post = service.items.published.get(stored.item_id)
+        if not stored.deleted and stored.model_hash != service.model_hash and post is not None:
+            again = replace(stored, vector=post.vector, present=post.present, model_hash=service.model_hash)
+            service.store.set_vector(number, again)

@@ -130,6 +130,11 @@ class Deployment:
 
         return call
 
+    def follow(self) -> None:
+        """Offer what other processes published since, and take away what they took back."""
+        with self.use() as now:
+            now.publishing.follow()
+
     def state(self) -> State:
         """Return figures of this moment."""
         return self._current.about.state()

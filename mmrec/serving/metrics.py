@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from mmrec.errors import MissingExtraError
 from mmrec.serving.about import State
 from mmrec.serving.drift import ScoreDrift
+from mmrec.serving.figure_board import FigureBoard
 from mmrec.serving.trace import Trace
 
 try:
@@ -22,10 +23,14 @@ _POSTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The figures of one service.  Labels are routes, stages and statuses, never ids."""
+    """The figures of one process.  Labels are routes, stages and statuses, never ids.
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    Args:
+        board: where the processes of one service show each other theirs.
+    """
+
+    def __init__(self, board: FigureBoard | None = None) -> None:
+        self._registry, self._board = CollectorRegistry(), board
         self._requests = Counter("mmrec_requests", "Requests answered.", ["route", "status"], registry=self._registry)
         self._seconds = Histogram(
             "mmrec_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=self._registry
@@ -88,8 +93,13 @@ class Metrics:
             self._drift.add(trace.route, trace.model_hash, list(trace.scores))
 
     def page(self) -> bytes:
-        """Return everything in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        """Return everything, that of the other processes too, in the text format of Prometheus."""
+        return generate_latest(self._registry) if self._board is None else self._board.page(self._registry)
+
+    def share(self) -> None:
+        """Show the figures to the other processes."""
+        if self._board is not None:
+            self._board.put(self._registry)
 
 
 class _Scores:

@@ -39,7 +39,7 @@ _QUERIES: dict[str, type[BaseModel]] = {
 }
 _PROBLEM = {
     "type": "object",
-    "title": "Problem",
+    "title": "ProblemDetails",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
         "type": {"type": "string"},
@@ -71,7 +71,7 @@ def _described(app: FastAPI) -> _Tree:
         [(schema, "validation") for schema in _BODIES.values()], ref_template="#/components/schemas/{model}"
     )
     components.setdefault("schemas", {}).update(cast("_Tree", made.get("$defs", {})))
-    components["schemas"]["Problem"] = _PROBLEM
+    components["schemas"]["ProblemDetails"] = _PROBLEM
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     paths = cast("dict[str, dict[str, _Tree]]", tree["paths"])
     for path, methods in paths.items():
@@ -105,5 +105,5 @@ def _complete(operation: _Tree, path: str, method: str) -> None:
         operation["security"] = [{"key": []}, {}]
     responses = cast("_Tree", operation["responses"])
     responses.pop("422", None)
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     responses["default"] = {"description": "A problem.", "content": problem}

@@ -90,7 +90,7 @@ class PostgresStore:
 
     def put_post(self, post: StoredPost, pictures: Sequence[bytes]) -> int:
         """Keep a post and its encoded pictures in place of an earlier one of that id; return its number."""
-        values = post_values(post, Vector(post.vector) if len(post.vector) else None)
+        values = post_values(post, _vector(post))
         names = POST.split(", ")
         changed = ", ".join(f"{name} = excluded.{name}" for name in names if name != "item_id")
         # A second number is drawn where the row was there: then this transaction has the row, and no other is later.
@@ -107,6 +107,12 @@ class PostgresStore:
                 cursor.executemany(insert, [(post.item_id, place, data) for place, data in enumerate(pictures)])
         assert row is not None
         return int(row[0])
+
+    def set_vector(self, number: int, post: StoredPost) -> None:
+        """Keep vector, model and modalities of a post that has a number."""
+        update = f"UPDATE {self._schema}.posts SET model_hash = %s, present = %s, vector = %s WHERE number = %s"
+        with self._calling() as connection:
+            connection.execute(update, (post.model_hash, " ".join(post.present), _vector(post), number))
 
     def posts(self) -> Iterator[StoredPost]:
         """Yield every post, the deleted among them, in the order they were last put."""
@@ -235,6 +241,10 @@ class PostgresStore:
                 yield connection
         except psycopg.Error as error:  # a pool that is closed, or gets no connection, among them
             raise StoreFailureError(first_line(error)) from error
+
+
+def _vector(post: StoredPost) -> Vector | None:
+    return Vector(post.vector) if len(post.vector) else None
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -13,14 +12,13 @@ import numpy as np
 from mmrec.assembly import Notify, ignore
 from mmrec.errors import MmrecError, RequestError
 from mmrec.serving.askers import settled
-from mmrec.serving.attributes import check_attributes, fitting
+from mmrec.serving.attributes import check_attributes
 from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
+from mmrec.serving.carry_over import carry_over
 from mmrec.serving.post_vectors import Content, Encoded
 from mmrec.serving.problems import too_many, unknown_item
-from mmrec.serving.published import Published
 from mmrec.serving.references import content_of
 from mmrec.serving.schemas import (
-    Attribute,
     DeleteAnswer,
     FeedbackAnswer,
     FeedbackRequest,
@@ -32,8 +30,6 @@ from mmrec.serving.store import Event, StoredPost, StoreFailureError
 from mmrec.serving.trace import Trace
 
 _WRITERS = 16
-_AT_ONCE = 64
-"""Posts whose pictures are in memory while they are encoded again."""
 
 
 class Publishing:
@@ -45,37 +41,19 @@ class Publishing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._items, self._store = service, service.items, service.store
-        # The store and the items in memory must see writes in the same order.
-        self._lock = threading.Lock()
 
     def restore(self, *, notify: Notify = ignore) -> None:
         """Offer again what the store holds.
 
-        Posts that another model encoded are encoded again from what was published; one that has become part of the
-        export is taken from there.
+        Posts that another model encoded are encoded again from what was published, and kept so; one that has become part
+        of the export is taken from there.
         """
-        stale = []
-        for number, stored in self._store.changes(0):
-            self._service.seen = max(self._service.seen, number)
-            if stored.deleted:
-                self._items.remove(stored.item_id)
-            elif stored.model_hash == self._service.model_hash:
-                self._offer(stored)
-            elif self._items.exported.row_of(stored.item_id) < 0:
-                stale.append(stored)
-        if stale:
-            notify(f"{len(stale)} published posts are encoded again, by another model than before")
-        for start in range(0, len(stale), _AT_ONCE):
-            self._encode_again(stale[start : start + _AT_ONCE], notify)
+        exported = self._items.exported
+        carry_over(self._service, has=lambda number, item_id: exported.row_of(item_id) >= 0, keep=True, notify=notify)
 
-    def _encode_again(self, posts: Sequence[StoredPost], notify: Notify) -> None:
-        contents = [Content(stored.caption, self._store.pictures(stored.item_id)) for stored in posts]
-        coming = [self._service.posts.start(content) for content in contents]
-        for stored, content, future in zip(posts, contents, coming, strict=True):
-            try:
-                self._keep(stored.item_id, content, future.result(), stored.attributes, stored.published_at)
-            except MmrecError as error:
-                notify(f"published post {stored.item_id!r} is left out: {error}")
+    def follow(self) -> None:
+        """Offer what other processes published since, and take away what they took back."""
+        carry_over(self._service)
 
     def publish(self, item_id: str, request: PublishRequest, parts: Parts, trace: Trace) -> PublishAnswer:
         """Take a post in; when this returns, it is durable, and recommended and searched like any other.
@@ -90,7 +68,7 @@ class Publishing:
             encoded = trace.wait(coming)
         trace.posts.append(encoded.present)
         trace.left()
-        with self._lock, trace.stage("store"):
+        with trace.stage("store"):
             created = self._put(item_id, request, content, encoded)
         return PublishAnswer(
             request_id=trace.request_id,
@@ -134,7 +112,7 @@ class Publishing:
             return BatchedPost(item_id=name, present=present, created=created, error=error)
 
         # Writes of several threads share a commit.
-        with self._lock, trace.stage("store"), ThreadPoolExecutor(min(_WRITERS, len(posts))) as writers:
+        with trace.stage("store"), ThreadPoolExecutor(min(_WRITERS, len(posts))) as writers:
             results = list(writers.map(put, range(len(posts))))
         return PublishBatchAnswer(request_id=trace.request_id, results=results, items=len(self._items))
 
@@ -148,9 +126,18 @@ class Publishing:
 
     def _put(self, item_id: str, request: PublishRequest, content: Content, encoded: Encoded) -> bool:
         """Keep and offer a post; return whether its id is new."""
-        at = now_ms() if request.published_at is None else request.published_at
+        post = StoredPost(
+            item_id=item_id,
+            caption=content.caption,
+            attributes=request.attributes,
+            content_hash=encoded.key,
+            model_hash=self._service.model_hash,
+            present=encoded.present,
+            vector=encoded.vector,
+            published_at=now_ms() if request.published_at is None else request.published_at,
+        )
         created = not self._items.known(item_id)
-        self._keep(item_id, content, encoded, request.attributes, at)
+        self._keep(post, content.pictures)
         return created
 
     def delete(self, item_id: str, trace: Trace) -> DeleteAnswer:
@@ -160,14 +147,13 @@ class Publishing:
             ProblemError: no such item.
             StoreFailureError: it could not be kept.
         """
-        with self._lock, trace.stage("store"):
+        with trace.stage("store"):
             if not self._items.known(item_id):
                 raise unknown_item(item_id)
             nothing = np.zeros(0, dtype=np.float32)
             model_hash = self._service.model_hash
             gone = StoredPost(item_id, None, {}, "", model_hash, (), nothing, now_ms(), deleted=True)
-            self._store.put_post(gone, ())
-            self._items.remove(item_id)
+            self._keep(gone, ())
         external = self._items.external(item_id)
         return DeleteAnswer(request_id=trace.request_id, item_id=external, items=len(self._items))
 
@@ -199,24 +185,9 @@ class Publishing:
         unknown = sum(not self._items.known(event.item_id) for event in events)
         return FeedbackAnswer(request_id=trace.request_id, accepted=len(events), unknown_items=unknown)
 
-    def _keep(
-        self, item_id: str, content: Content, encoded: Encoded, attributes: Mapping[str, Attribute], published_at: int
-    ) -> None:
-        stored = StoredPost(
-            item_id=item_id,
-            caption=content.caption,
-            attributes=attributes,
-            content_hash=encoded.key,
-            model_hash=self._service.model_hash,
-            present=encoded.present,
-            vector=encoded.vector,
-            published_at=published_at,
-        )
-        self._store.put_post(stored, content.pictures)
-        self._offer(stored)
-
-    def _offer(self, stored: StoredPost) -> None:
-        self._items.put(as_published(stored, fitting(self._items.exported, stored.attributes)))
+    def _keep(self, post: StoredPost, pictures: Sequence[bytes]) -> None:
+        """Keep a post, then bring it into memory; of writes at a time the store's numbers tell the last."""
+        self._service.changes.apply(self._store.put_post(post, pictures), post)
 
 
 class _Clock:
@@ -230,8 +201,3 @@ class _Clock:
         """Return the time of a user's next event."""
         self._counts[user_id] += 1
         return self._now + self._counts[user_id] - 1
-
-
-def as_published(stored: StoredPost, attributes: Mapping[str, Attribute]) -> Published:
-    """Return a post of the store as it is offered, with those of its attributes that the export has."""
-    return Published(stored.item_id, stored.caption, attributes, stored.present, stored.vector, stored.published_at)

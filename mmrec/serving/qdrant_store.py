@@ -73,7 +73,7 @@ class QdrantStore:
         payload = {
             **vars(post),
             "attributes": dict(post.attributes),
-            "vector": _text(np.ascontiguousarray(post.vector, dtype="<f4").tobytes()),
+            "vector": _vector(post),
             "pictures": [_text(data) for data in pictures],
             "number": number,
         }
@@ -81,6 +81,13 @@ class QdrantStore:
         earlier = models.Filter(must=[_between("number", lt=number)])
         self._upsert("posts", [(_id(post.item_id), payload)], update_filter=earlier)
         return number
+
+    def set_vector(self, number: int, post: StoredPost) -> None:
+        """Keep vector, model and modalities of a post that has a number."""
+        payload = {"model_hash": post.model_hash, "present": list(post.present), "vector": _vector(post)}
+        it = models.FieldCondition(key="number", match=models.MatchValue(value=number))
+        with self._calling() as client:
+            client.set_payload(self._name("posts"), payload, points=models.Filter(must=[it]), wait=True)
 
     def posts(self) -> Iterator[StoredPost]:
         """Yield every post, the deleted among them, in the order they were last put."""
@@ -263,6 +270,10 @@ def _post(payload: _Payload) -> StoredPost:
         published_at=payload["published_at"],
         deleted=payload["deleted"],
     )
+
+
+def _vector(post: StoredPost) -> str:
+    return _text(np.ascontiguousarray(post.vector, dtype="<f4").tobytes())
 
 
 def _event(payload: _Payload) -> Event:

@@ -29,6 +29,10 @@ class ServeConfig(BaseModel):
     """Port to listen at."""
     data: Path = Path("mmrec-data")
     """Folder of the embedded store."""
+    store: StrictStr | None = None
+    """Another store in its place: a folder, postgresql://... or qdrant+http://..."""
+    workers: Annotated[int, Field(strict=True, ge=1)] = 1
+    """Processes that serve, behind one socket."""
     keys: Path | None = None
     """File of keys."""
     models: Path | None = None

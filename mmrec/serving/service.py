@@ -20,6 +20,7 @@ from mmrec.serving.live_items import LiveItems
 from mmrec.serving.model_worker import ModelWorker
 from mmrec.serving.partial_vectors import PartialVectors
 from mmrec.serving.pasts import Pasts
+from mmrec.serving.post_changes import PostChanges
 from mmrec.serving.post_vectors import PostVectors
 from mmrec.serving.problems import too_many
 from mmrec.serving.recommending import Recommending
@@ -57,9 +58,6 @@ class Service:
         limits: what a request may ask.
         on_batch: told the size of every batch that the model runs.
         keep_served: keep what every answer shows.
-
-    Attributes:
-        seen: number of the last post of the store that is offered, or left out, here.
     """
 
     def __init__(
@@ -72,13 +70,13 @@ class Service:
         keep_served: bool = True,
     ) -> None:
         self.limits, self._keep_served = limits or Limits(), keep_served
-        self.seen = 0
         self.recommender, self.store, self.vectors_name = pair.recommender, store, pair.vectors
         assembly = self.recommender.assembly
         self.catalogue, self.histories = assembly.catalogue, assembly.histories
         self.length = assembly.config.train.history_length
         integers = self.catalogue.manifest.get("item_id_type") == "integer"
         self.items = LiveItems(pair.exported, integer_ids=integers)
+        self.changes = PostChanges(self.items, store)
         self.worker = ModelWorker(self.recommender, self.limits, on_batch=on_batch or (lambda size: None))
         self.posts = PostVectors(
             self.worker.encode_post,

@@ -92,7 +92,7 @@ class SqliteStore:
 
     def put_post(self, post: StoredPost, pictures: Sequence[bytes]) -> int:
         """Keep a post and its encoded pictures in place of an earlier one of that id; return its number."""
-        values = post_values(post, np.ascontiguousarray(post.vector, dtype="<f4").tobytes())
+        values = post_values(post, _blob(post))
         statements: list[Statement] = [("DELETE FROM pictures WHERE item_id = ?", (post.item_id,))]
         statements += [
             ("INSERT INTO pictures (item_id, position, data) VALUES (?, ?, ?)", (post.item_id, position, data))
@@ -100,6 +100,12 @@ class SqliteStore:
         ]
         statements.append((f"INSERT OR REPLACE INTO posts ({POST}) VALUES ({_marks(values)})", values))
         return self._writer.submit(statements).result()
+
+    def set_vector(self, number: int, post: StoredPost) -> None:
+        """Keep vector, model and modalities of a post that has a number."""
+        values = (post.model_hash, " ".join(post.present), _blob(post), number)
+        update = "UPDATE posts SET model_hash = ?, present = ?, vector = ? WHERE number = ?"
+        self._writer.submit([(update, values)]).result()
 
     def posts(self) -> Iterator[StoredPost]:
         """Yield every post, the deleted among them, in the order they were last put."""
@@ -251,6 +257,10 @@ def _run(connection: sqlite3.Connection, script: str) -> None:
     """Run statements within the transaction that is open, which ``executescript`` would commit."""
     for statement in filter(str.strip, script.split(";")):
         connection.execute(statement)
+
+
+def _blob(post: StoredPost) -> bytes:
+    return np.ascontiguousarray(post.vector, dtype="<f4").tobytes()
 
 
 def _marks(values: Sequence[object]) -> str:

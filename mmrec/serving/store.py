@@ -102,6 +102,14 @@ class Store(Protocol):
         """
         ...
 
+    def set_vector(self, number: int, post: StoredPost) -> None:
+        """Keep vector, model and modalities of a post that has a number; nothing where no post has it any more.
+
+        Raises:
+            StoreFailureError: they were not kept.
+        """
+        ...
+
     def posts(self) -> Iterator[StoredPost]:
         """Yield every post, the deleted among them, in the order they were last put."""
         ...

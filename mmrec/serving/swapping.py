@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmrec.errors import MmrecError
-from mmrec.serving.carry_over import Carried, carry_over
+from mmrec.serving.carry_over import Carried, carry_over, keep_vectors
 from mmrec.serving.choice import Choice, Names
 from mmrec.serving.deployment import Active, Deployment
 from mmrec.serving.model_folder import ModelFolder
@@ -179,8 +179,7 @@ class Swaps:
         if swap.back:
             assert previous is not None
             return self._put(previous, swap, record)
-        known = max((number for number, _ in self._store.changes(self.deployment.current.service.seen)), default=0)
-        known = max(known, self.deployment.current.service.seen)
+        known = max((number for number, _ in self._store.changes(0)), default=0)
         to = Active(self._load(swap.choice.names), swap.choice)
         try:
             self._go_on(swap := replace(swap, step="checking"))
@@ -204,7 +203,16 @@ class Swaps:
             carried += carry_over(to.service)
         self._go_on(swap := replace(swap, step="switching"))
         carried += self.deployment.switch(to, before=(lambda: to.choice.record(self._store)) if record else None)
+        if record:
+            self._keep_vectors(to.service)
         return replace(swap, step="done", carried=carried, ended=now_ms())
+
+    def _keep_vectors(self, service: Service) -> None:
+        """Save the next start the work; where that fails, it has the work."""
+        try:
+            keep_vectors(service)
+        except StoreFailureError:
+            _LOG.warning("vectors of published posts could not be kept")
 
     def _go_on(self, swap: Swap) -> None:
         """Note how far a swap is.

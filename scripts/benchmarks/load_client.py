@@ -1,6 +1,6 @@
 """Clients that ask a service as fast as it answers, in a process of their own; run as a program, with a plan on stdin.
 
-    python -m benchmarks.load_client < plan.json
+    python scripts/benchmarks/load_client.py < plan.json
 
 Plain sockets with keep-alive and ready-made requests, so that what is measured is the service.  A second line on stdin, or
 its end, stops the clients before their time.
@@ -13,7 +13,6 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -69,7 +68,7 @@ class Answers:
 
     seconds: float = 0.0
     milliseconds: list[float] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
+    statuses: dict[str, int] = field(default_factory=dict)
 
 
 async def run(plan: Plan, stop: threading.Event) -> Answers:
@@ -104,7 +103,7 @@ async def run(plan: Plan, stop: threading.Event) -> Answers:
                 status = await _exchange(*connection, take())
             except (OSError, asyncio.IncompleteReadError):
                 status, connection = 0, None
-            answers.statuses[str(status)] += 1
+            answers.statuses[str(status)] = answers.statuses.get(str(status), 0) + 1
             if status == 200:
                 answers.milliseconds.append(1000 * (time.perf_counter() - start))
         if connection is not None:

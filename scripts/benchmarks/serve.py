@@ -123,7 +123,7 @@ def serve(
         with service("field.serving", *plain_command, log=folder / "plain.log") as plain:
             yield from _field_rows(own, plain, asks[RAW], shapes.seconds, rounds, limit)
         strict = size != "small"
-        yield from publish_rows(own, strict=strict)
+        yield from publish_rows(own, served.captions, strict=strict)
         yield from swap_rows(own, asks, strict=strict)
         yield from soak_rows(own, asks, minutes=shapes.minutes if minutes is None else minutes, strict=strict)
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks import load_client
 from benchmarks.load_client import Answers, Plan
 from benchmarks.processes import memory
 
@@ -101,7 +102,8 @@ class Clients:
     """
 
     def __init__(self, plan: Plan) -> None:
-        command = [sys.executable, "-m", "benchmarks.load_client"]
+        # As a file, not as a module of the package, whose other parts bring a model's libraries along.
+        command = [sys.executable, str(Path(load_client.__file__))]
         self._process = subprocess.Popen(
             command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -45,6 +45,13 @@ def test_jobs_that_wait_together_run_together() -> None:
     assert run.batches == [8]
 
 
+def test_who_comes_alone_does_not_wait_again() -> None:
+    batcher = Doubler().batcher(most=1000, seconds=60.0, budget=10)
+    assert batcher.submit(10).result(timeout=20) == 20, "enough for a batch"
+    assert batcher.submit(1).result(timeout=20) == 2, "nobody came meanwhile, so nobody is waited for"
+    batcher.close()
+
+
 def test_a_batch_costs_no_more_than_the_budget() -> None:
     run = Doubler(held=True)
     batcher = run.batcher(most=4, seconds=0.0, budget=10)

@@ -111,6 +111,24 @@ class TestStoreContract:
         assert len(list(store.posts())) == 2
         assert store.pictures("p1") == (b"three",)
 
+    def test_another_vector_of_a_post_that_is_still_the_same(self, reopen: Open) -> None:
+        store = reopen()
+        numbers = [store.put_post(post(name), [b"one"]) for name in ("p1", "p2")]
+        new = post(
+            "p1", model_hash="m2", present=("text",), vector=np.array([1, 2], np.float32), caption="not looked at"
+        )
+        store.set_vector(numbers[0], new)
+        for held in twice(store, reopen):
+            assert [number for number, _ in held.changes(0)] == numbers
+            first, second = held.posts()
+            assert same(first, replace(new, caption=post().caption))
+            assert same(second, post("p2"))
+            assert held.pictures("p1") == (b"one",)
+        again = reopen()
+        again.put_post(post("p1", caption="newer"), [])
+        again.set_vector(numbers[0], new)
+        assert [held.model_hash for held in again.posts()] == ["m1", "m1"]
+
     def test_feedback_is_read_as_it_came(self, reopen: Open) -> None:
         store = reopen()
         events = [

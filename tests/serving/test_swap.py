@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -325,15 +326,12 @@ class TestRestart:
 
         def follow() -> str:
             swaps.follow()
-            swaps.close()
-            swaps._closing = False
+            while swaps.last is not None and swaps.last.ended is None:
+                time.sleep(0.01)
             return swaps.deployment.current.service.recommender.run.path.name
 
         assert follow() == "tiny", "nothing was chosen"
         Choice(Names("content", "content-vectors"), "a", given.base).record(service.store)
-        swaps.follow()
-        while swaps.last is None or swaps.last.ended is None:
-            pass
         assert follow() == "content"
         given.record(service.store)
         assert follow() == "tiny", "the one before"
