@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmrec.errors import ArtifactError, MissingExtraError
 from mmrec.inference.export import VectorFolder
-from mmrec.search.index import Vectors
+from mmrec.search.index import VectorRows, Vectors
 from mmrec.storage import read_array
 
 Method = Literal["t-SNE", "PCA"]
@@ -52,7 +52,7 @@ class Projection:
         return f"{self.method} of {self.sample} items{fix}"
 
 
-def project(vectors: Vectors, *, has_bias: bool, method: Method = "t-SNE", sample: int = SAMPLE) -> Projection:
+def project(vectors: VectorRows, *, has_bias: bool, method: Method = "t-SNE", sample: int = SAMPLE) -> Projection:
     """Lay a catalogue out in two dimensions; items whose content is alike lie near each other.
 
     Args:
@@ -64,14 +64,9 @@ def project(vectors: Vectors, *, has_bias: bool, method: Method = "t-SNE", sampl
     rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:sample])
     fitted = _units(vectors[rows], has_bias=has_bias)
     axes = _Axes.of(fitted, min(_COMPONENTS, fitted.shape[1]))
-    if method == "t-SNE" and len(rows) > _NEIGHBOURS:
-        try:
-            from mmrec.inference.tsne import embed
-
-            placed = embed(axes.project(fitted))
-            return Projection(_scaled(_beside(vectors, fitted, placed, has_bias=has_bias)), "t-SNE", len(rows))
-        except MissingExtraError:
-            pass
+    placed = _embedded(axes.project(fitted)) if method == "t-SNE" and len(rows) > _NEIGHBOURS else None
+    if placed is not None:
+        return Projection(_scaled(_beside(vectors, fitted, placed, has_bias=has_bias)), "t-SNE", len(rows))
     pieces = [
         axes.project(_units(vectors[start : start + _ROWS], has_bias=has_bias))[:, :2]
         for start in range(0, len(vectors), _ROWS)
@@ -124,10 +119,19 @@ class _Axes:
 def _units(vectors: Vectors, *, has_bias: bool) -> _Floats:
     """Return content of length one, which is what the cosine compares."""
     content = np.asarray(vectors[:, :-1] if has_bias else vectors, dtype=np.float64)
-    return content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-12)
+    return np.asarray(content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-12))
 
 
-def _beside(vectors: Vectors, fitted: _Floats, placed: _Floats, *, has_bias: bool) -> _Floats:
+def _embedded(points: _Floats) -> _Floats | None:
+    """Return what t-SNE makes of a sample, None where it is not installed."""
+    try:
+        from mmrec.inference.tsne import embed
+    except MissingExtraError:
+        return None
+    return embed(points)
+
+
+def _beside(vectors: VectorRows, fitted: _Floats, placed: _Floats, *, has_bias: bool) -> _Floats:
     """Place every item among its nearest neighbours of the sample, nearer ones counting more; the sample as it is."""
     pieces = []
     for start in range(0, len(vectors), _ROWS):
@@ -143,4 +147,5 @@ def _scaled(points: _Floats) -> npt.NDArray[np.uint16]:
     """Return points between 0 and ``SCALE``, in the middle of the shorter axis."""
     low, high = points.min(axis=0), points.max(axis=0)
     factor = SCALE / max(float((high - low).max()), 1e-12)
-    return np.round((points - (low + high) / 2) * factor + SCALE / 2).clip(0, SCALE).astype(np.uint16)
+    placed = (points - (low + high) / 2) * factor + SCALE / 2
+    return np.asarray(placed.round().clip(0, SCALE), dtype=np.uint16)

@@ -122,6 +122,6 @@ def nearest_posts(items: Vectors, history: Vectors, *, n: int) -> tuple[Rows, np
         n: posts wanted.
     """
     one, other = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (items, history))
-    cosines = np.asarray(one @ other.T, dtype=np.float32)
+    cosines = np.clip(one @ other.T, -1, 1).astype(np.float32)
     places = np.argsort(-cosines, axis=1, kind="stable")[:, :n]
     return places, np.take_along_axis(cosines, places, axis=1)

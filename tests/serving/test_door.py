@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
 from mmrec.serving.keys import KeyRing, create_key
 from mmrec.serving.service import Service
@@ -69,7 +69,8 @@ class TestProblems:
         assert server.get("/health/ready")["status"] == "ready"
 
     def test_scores_that_are_no_numbers_are_no_answer(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server.service, "_compare", lambda user, items: np.full(len(items), np.nan, np.float32))
+        scorer = server.service.recommender.assembly.model.scorer
+        monkeypatch.setattr(scorer, "compare", lambda users, items: torch.full((len(users), len(items)), torch.nan))
         answer = server.client.post("/v1/score", json=SCORE)
         assert answer.status_code == 200
         assert "NaN" not in answer.text

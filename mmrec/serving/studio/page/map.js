@@ -38,6 +38,8 @@ export async function mapView(root, _, query) {
     h("section", {}, h("div", { class: "row" }, h("h2", { text: "In view" }), listed), list),
   );
   const describeSoon = debounced(() => describe(), 250);
+  // While the map moves other pictures are wanted with every frame.
+  const fetchSoon = debounced((ids) => fetchPictures(ids), 120);
   listen();
   const observer = new ResizeObserver(() => size());
   const redraw = () => plan();
@@ -164,7 +166,7 @@ export async function mapView(root, _, query) {
     paper.globalAlpha = 1;
     if (view.zoom >= PICTURES_FROM) {
       const chosen = scattered(there);
-      fetchPictures(chosen.map(([index]) => map.item_ids[index]));
+      fetchSoon(chosen.map(([index]) => map.item_ids[index]));
       for (const [index, x, y] of chosen) stamp(paper, index, x, y, colours[map.group[index] % colours.length]);
     }
     if (hovered >= 0) {

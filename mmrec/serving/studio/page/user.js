@@ -11,11 +11,12 @@ const MOST = 96;
 const DEEP = 500;
 
 export async function userView(root, [id]) {
-  const head = h("header", { class: "view-head" }, h("div", {}, h("h1", { text: "User" }), h("p", { class: "lead", text: "What somebody chose, and what the model makes of it." })), findUser());
+  const lead = h("p", { class: "lead", text: "What somebody chose, and what the model makes of it." });
+  const head = h("header", { class: "view-head" }, h("div", {}, h("h1", { text: id ?? "User" }), lead), findUser());
   const body = h("div");
   root.replaceChildren(head, body);
   if (id === undefined) return welcome(body);
-  return show(body, id);
+  return show(body, lead, id);
 }
 
 function findUser() {
@@ -44,24 +45,26 @@ async function welcome(body) {
   );
 }
 
-async function show(body, id) {
+async function show(body, lead, id) {
   const [user, about] = await Promise.all([get(`/v1/users/${encodeURIComponent(id)}`, { k: 60 }), model()]);
   const state = { mode: "now", freshness: 0, diversity: 0, weights: {}, seen: "include", k: PAGE };
   const view = { user, state, about, plain: new Map(), aborter: null };
   document.title = `${user.user_id} · mmrec studio`;
+  lead.textContent = person(user);
 
   view.list = grid("Recommendations");
   view.headline = h("h2", { text: "Recommended" });
   view.under = h("p", { class: "quiet", "aria-live": "polite" });
   view.more = h("button", { class: "button", type: "button", text: "Show more", on: { click: () => ((state.k = Math.min(state.k + PAGE, MOST)), rank(view)) } });
   view.chosen = h("div");
+  view.past = h("div");
+  view.pastTitle = h("h2");
   const soon = debounced(() => rank(view), 120);
   const change = (update) => (update(), soon());
 
   body.replaceChildren(
-    h("section", { class: "person" }, h("div", {}, h("h2", { text: user.user_id }), h("p", { class: "quiet", text: person(user) })), user.held_out && choices({ label: "Which history", value: "now", options: [["now", "All they chose"], ["before", "Before the next choice"]], change: (mode) => ((state.mode = mode), history(view), rank(view)) })),
+    h("section", {}, h("div", { class: "row" }, view.pastTitle, user.held_out ? choices({ label: "Which history", value: "now", options: [["now", "All they chose"], ["before", "Before the next choice"]], change: (mode) => ((state.mode = mode), history(view), rank(view)) }) : h("p", { class: "quiet", text: "The most recent first" })), view.past),
     view.chosen,
-    (view.past = h("section", { class: "past" })),
     h("div", { class: "with-side" }, h("aside", { class: "panel", "aria-label": "Re-rank" }, h("details", { open: matchMedia("(min-width: 901px)").matches }, h("summary", { text: "Re-rank" }), ...controls(view, change))), h("section", {}, h("div", { class: "row" }, view.headline, view.under), view.list, h("div", { class: "center" }, view.more))),
   );
   history(view);
@@ -91,20 +94,19 @@ function controls({ state, about }, change) {
   return items;
 }
 
-function history({ user, state, past, chosen, plain }) {
+function history({ user, state, past, pastTitle, chosen, plain }) {
   plain.clear();
   const before = state.mode === "before";
   const known = new Map(user.history.map((event) => [String(event.item_id), event]));
   const strip = grid("What they chose, the most recent first", { strip: true });
-  const title = h("h2", { text: "Chose" });
+  pastTitle.textContent = before ? "Chose until then" : "Chose";
   if (before) {
     const ids = [...user.held_out.before].reverse();
-    title.textContent = "Chose until then";
-    cardsOf(ids).then((cards) => fill(strip, ids.map((id) => cardElement(cards.get(String(id)), { note: date(known.get(String(id))?.timestamp ?? null) }))));
+    cardsOf(ids).then((cards) => fill(strip, ids.map((id) => cardElement(cards.get(String(id)), { note: date(known.get(String(id))?.timestamp ?? null) }))), () => undefined);
   } else {
     fill(strip, [...user.history].reverse().map((event) => cardElement(event, { note: [event.event, date(event.timestamp)].filter(Boolean).join(" · ") })));
   }
-  past.replaceChildren(h("div", { class: "row" }, title, h("p", { class: "quiet", text: "The most recent first" })), user.history.length ? strip : emptyBox("No history", "Feedback on a post starts one."));
+  past.replaceChildren(user.history.length ? strip : emptyBox("No history", "Feedback on a post starts one."));
   chosen.replaceChildren();
 }
 
