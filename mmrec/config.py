@@ -26,7 +26,7 @@ from mmrec.config_encoders import (
     TransformersText,
     Tuning,
 )
-from mmrec.errors import ConfigError, near_names
+from mmrec.settings_files import settings_error
 
 __all__ = [
     "Config",
@@ -307,14 +307,4 @@ def validate(values: Mapping[str, object], *, where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = []
-        for entry in error.errors():
-            path = ".".join(str(part) for part in entry["loc"])
-            if entry["type"] == "extra_forbidden":
-                hint = near_names(str(entry["loc"][-1]), _known_keys(entry["loc"]))
-                problems.append(f"unknown key {path!r} ({hint})")
-            else:
-                problems.append(f"{path or 'config'}: {entry['msg']} (got {entry['input']!r:.80})")
-        raise ConfigError(
-            "a valid configuration", got="; ".join(problems), where=where, fix="Correct the named keys."
-        ) from error
+        raise settings_error(error, known=_known_keys, where=where) from error

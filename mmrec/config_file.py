@@ -10,6 +10,7 @@ import yaml
 
 from mmrec.config import Config, validate
 from mmrec.errors import ConfigError
+from mmrec.settings_files import read_settings
 
 EXTENDS = "extends"
 """Key of the file whose settings a file starts from."""
@@ -53,15 +54,7 @@ def _read(path: Path, *, extended: tuple[Path, ...]) -> dict[str, object]:
     Raises:
         ConfigError: a file is absent or not YAML, or extends itself.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        where = f"{path}, which {extended[-1]} extends" if extended else str(path)
-        raise ConfigError("a config file", got="no file", where=where, fix="See configs/ for examples.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("a YAML file", got=str(error), where=str(path)) from error
-    if not isinstance(values, dict):
-        raise ConfigError("a mapping of settings", got=type(values).__name__, where=str(path))
+    values = read_settings(path)
     other = values.pop(EXTENDS, None)
     if other is None:
         return values
