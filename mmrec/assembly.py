@@ -25,6 +25,7 @@ from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache, is_cached
 from mmrec.model.recommender import RecommenderModel
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import IdTable, pixel_view, token_view
@@ -101,6 +102,12 @@ class Assembly:
     def pixels(self) -> ImagePreprocessor | None:
         """What turns pictures into pixels."""
         found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, ImagePreprocessor)]
+        return found[0] if found else None
+
+    @property
+    def vocabulary(self) -> AttributePreprocessor | None:
+        """What turns attributes into codes."""
+        found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, AttributePreprocessor)]
         return found[0] if found else None
 
     @property
@@ -182,7 +189,7 @@ def assemble(
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     if event_names is not None:
         histories = with_event_names(histories, event_names)
-    encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids), saved=preprocessing)
+    encoders = build_encoders(config, catalogue, ids=ids, saved=preprocessing)
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
     reader = build_reader(
         config, catalogue, encoders, ids, device=device, fill_caches=fill_caches, notify=notify, meter=meter
@@ -257,6 +264,6 @@ def _raw(
         with meter(f"{name} pixels") as advance:
             pixels = pixel_view(catalogue, built.preprocessor, workers=2, progress=advance.at)
         return picture_links(catalogue, max_images=config.train.max_images), pixels, catalogue.pictures.hashes
-    if built.vectors is not None:
-        return optional_links(built.vectors.rows), built.vectors, None
+    if built.table is not None:
+        return optional_links(built.table.rows), built.table, None
     return optional_links(ids.rows(catalogue)), IdTable(ids.counts, ids.trends), None

@@ -5,14 +5,16 @@ What trains it is built in :mod:`mmrec.build_training`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
 from mmrec.config import (
+    Attributes,
     Config,
     Encoder,
     ItemId,
@@ -23,6 +25,7 @@ from mmrec.config import (
     TransformersText,
     Tuning,
 )
+from mmrec.encoders.attributes import AttributeEncoder
 from mmrec.encoders.cut import CutEncoder
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.item_id import ItemIdEncoder
@@ -30,7 +33,9 @@ from mmrec.encoders.precomputed import PrecomputedEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.tuning import Layers, choose_trunk_blocks
 from mmrec.encoders.work import EncodingWork
+from mmrec.errors import ConfigError, near_names
 from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.ids import Ids
 from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
 from mmrec.model.gru import GruUserEncoder
 from mmrec.model.item_encoder import ItemEncoder
@@ -39,13 +44,18 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
 from mmrec.model.user_encoder import UserEncoder
+from mmrec.preprocessing.attribute_table import AttributeTable
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import VectorTable
 from mmrec.storage import read_json, write_json
 
 IMAGE_SETTINGS = "image_preprocessing.json"
-Preprocessor = TextPreprocessor | ImagePreprocessor
+VOCABULARY = "vocabulary.json"
+Preprocessor = TextPreprocessor | ImagePreprocessor | AttributePreprocessor
+ItemTable = VectorTable | AttributeTable
+"""What a catalogue's items have of a modality that needs no trunk: contents by row, and the row of each item."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,15 @@ class BuiltEncoder:
 
     Args:
         module: the encoder.
-        preprocessor: for captions or pictures; None where content needs none.
+        preprocessor: for captions, pictures or attributes; None where content needs none.
         tuning: what of it is trained; None where there is nothing pretrained.
-        vectors: the table behind precomputed vectors.
+        table: the items' precomputed vectors or attributes.
     """
 
     module: nn.Module
     preprocessor: Preprocessor | None = None
     tuning: Tuning | None = None
-    vectors: VectorTable | None = None
+    table: ItemTable | None = None
 
     @property
     def work(self) -> EncodingWork | None:
@@ -71,31 +81,36 @@ class BuiltEncoder:
 
 
 def build_encoders(
-    config: Config, catalogue: Catalogue, *, num_ids: int, frozen: bool = False, saved: Path | None = None
+    config: Config, catalogue: Catalogue, *, ids: Ids, frozen: bool = False, saved: Path | None = None
 ) -> dict[str, BuiltEncoder]:
     """Build the encoders of a configuration, by modality.
 
     Args:
         config: the run's configuration.
-        catalogue: the items, for precomputed vectors.
-        num_ids: items that have an id vector.
+        catalogue: the items, for precomputed vectors and attributes.
+        ids: what training saw: the items that have an id vector, and those whose attributes count.
         frozen: build every pretrained encoder as it is before training, all of it trunk.
-        saved: folder of the preprocessors that a run was trained with; None takes those of the encoders.
+        saved: folder of the preprocessors that a run was trained with; None takes those of the encoders, and reads the
+            vocabulary of attributes off the catalogue.
+
+    Raises:
+        ConfigError: an encoder that cannot be had, or an attribute column that the catalogue does not have.
     """
     built = {}
     for seed, (modality, settings) in enumerate(config.encoders.items(), start=config.train.seed):
-        if frozen and not isinstance(settings, ItemId | Precomputed):
+        if frozen and not isinstance(settings, ItemId | Precomputed | Attributes):
             settings = settings.model_copy(update={"tuning": Tuning()})
+        folder = None if saved is None else saved / modality
         built[modality] = _build_encoder(
-            modality, settings, config=config, catalogue=catalogue, num_ids=num_ids, seed=seed
+            modality, settings, config=config, catalogue=catalogue, ids=ids, saved=folder, seed=seed
         )
-        if saved is not None:
-            built[modality] = replace(built[modality], preprocessor=_saved(built[modality], saved / modality))
+        if folder is not None:
+            built[modality] = replace(built[modality], preprocessor=_saved(built[modality], folder))
     return built
 
 
 def save_preprocessors(encoders: Mapping[str, BuiltEncoder], folder: Path) -> None:
-    """Write what prepares captions and pictures, one folder a modality."""
+    """Write what prepares captions, pictures and attributes, one folder a modality."""
     for name, encoder in encoders.items():
         match encoder.preprocessor:
             case TextPreprocessor():
@@ -103,6 +118,8 @@ def save_preprocessors(encoders: Mapping[str, BuiltEncoder], folder: Path) -> No
                 encoder.preprocessor.save(folder / name)
             case ImagePreprocessor():
                 write_json(folder / name / IMAGE_SETTINGS, encoder.preprocessor.to_dict())
+            case AttributePreprocessor():
+                write_json(folder / name / VOCABULARY, encoder.preprocessor.to_dict())
 
 
 def _saved(encoder: BuiltEncoder, folder: Path) -> Preprocessor | None:
@@ -111,11 +128,18 @@ def _saved(encoder: BuiltEncoder, folder: Path) -> Preprocessor | None:
             return TextPreprocessor.load(folder)
         case ImagePreprocessor():
             return ImagePreprocessor.from_dict(read_json(folder / IMAGE_SETTINGS))
-    return None
+    return encoder.preprocessor
 
 
 def _build_encoder(
-    modality: str, settings: Encoder, *, config: Config, catalogue: Catalogue, num_ids: int, seed: int
+    modality: str,
+    settings: Encoder,
+    *,
+    config: Config,
+    catalogue: Catalogue,
+    ids: Ids,
+    saved: Path | None,
+    seed: int,
 ) -> BuiltEncoder:
     where = f"encoders.{modality}"
     match settings:
@@ -127,10 +151,43 @@ def _build_encoder(
             # Both halves of a pair start from the same weights, random ones too.
             return _open_clip(settings, seed=config.train.seed, where=where)
         case ItemId():
-            return BuiltEncoder(ItemIdEncoder(num_ids, config.model.dim, seed=seed))
+            return BuiltEncoder(ItemIdEncoder(len(ids.item_ids), config.model.dim, seed=seed))
         case Precomputed():
             table = VectorTable.load(Path(settings.path), catalogue)
-            return BuiltEncoder(PrecomputedEncoder(table.vector_dim), vectors=table)
+            return BuiltEncoder(PrecomputedEncoder(table.vector_dim), table=table)
+        case Attributes():
+            words = _vocabulary(settings, catalogue, ids, where) if saved is None else _saved_vocabulary(saved)
+            encoder = AttributeEncoder(words.sizes, config.model.dim, others=words.others, seed=seed)
+            texts = _attribute_texts(catalogue, tuple(words.columns), where)
+            return BuiltEncoder(encoder, words, table=AttributeTable.of(texts, words))
+
+
+def _vocabulary(settings: Attributes, catalogue: Catalogue, ids: Ids, where: str) -> AttributePreprocessor:
+    """Read the vocabulary off the items that training sees: whatever else there is stays unknown."""
+    texts = _attribute_texts(catalogue, settings.columns, where)
+    return AttributePreprocessor.fit(
+        texts[ids.rows(catalogue) >= 0],
+        buckets=settings.buckets,
+        min_count=settings.min_count,
+        numbers=settings.numbers,
+        where=f"{where}.columns",
+    )
+
+
+def _saved_vocabulary(folder: Path) -> AttributePreprocessor:
+    return AttributePreprocessor.from_dict(read_json(folder / VOCABULARY))
+
+
+def _attribute_texts(catalogue: Catalogue, names: Sequence[str], where: str) -> pd.DataFrame:
+    unknown = [name for name in names if name not in catalogue.attribute_names]
+    if unknown:
+        raise ConfigError(
+            "attribute columns of the feed",
+            got=repr(unknown[0]),
+            where=f"{where}.columns (feed {catalogue.folder})",
+            fix=near_names(unknown[0], catalogue.attribute_names),
+        )
+    return catalogue.attribute_texts(names)
 
 
 def _cut(tuning: Tuning, layers: Layers, where: str) -> int:

@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrec.batch import Content, ImageContent, ItemBatch, Parts, TextContent
-from mmrec.errors import MmrecError, RequestError
+from mmrec.batch import AttributeContent, Content, ImageContent, ItemBatch, Parts, TextContent
+from mmrec.errors import MmrecError, RequestError, near_names
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.posts import DecodedPost, Post, decode_post, source_key
 from mmrec.model.recommender import RecommenderModel
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 
@@ -98,6 +99,18 @@ def image_content(pixels: ImagePreprocessor, pictures: Sequence[npt.NDArray[np.u
     return ImageContent(torch.from_numpy(np.stack([pixels(picture) for picture in pictures])))
 
 
+def _attribute_parts(coded: Sequence[tuple[int, tuple[int, ...]]]) -> dict[str, Parts]:
+    """Return the codes of posts as an encoder takes them, each distinct combination once; empty where no post has any."""
+    if not coded:
+        return {}
+    place = {codes: index for index, codes in enumerate(dict.fromkeys(codes for _, codes in coded))}
+    content = AttributeContent(
+        torch.tensor([code for codes in place for code in codes], dtype=torch.int32), torch.tensor([*map(len, place)])
+    )
+    items = torch.tensor([index for index, _ in coded])
+    return {"attributes": Parts(content, items, torch.tensor([place[codes] for _, codes in coded]))}
+
+
 @dataclass(frozen=True)
 class _Entry:
     """By which key a vector is found, and which modalities it comes from."""
@@ -145,6 +158,7 @@ class ItemVectors:
         reader: gives their contents.
         words: for the captions of new posts; None where the model reads none.
         pixels: for the pictures of new posts; None where the model sees none.
+        vocabulary: for the attributes of new posts; None where the model reads none.
         trunks: run the frozen part of an encoder on new contents, by modality.
         picture_side: longest side that pictures are shrunk to first, as in the prepared feed.
         max_images: pictures of one post that are used.
@@ -161,6 +175,7 @@ class ItemVectors:
         *,
         words: TextPreprocessor | None,
         pixels: ImagePreprocessor | None,
+        vocabulary: AttributePreprocessor | None = None,
         trunks: Mapping[str, LiveTrunk],
         picture_side: int,
         max_images: int,
@@ -169,7 +184,7 @@ class ItemVectors:
         keep: int = 100_000,
     ) -> None:
         self._model, self._catalogue, self._reader = model, catalogue, reader
-        self._words, self._pixels, self._trunks = words, pixels, trunks
+        self._words, self._pixels, self._vocabulary, self._trunks = words, pixels, vocabulary, trunks
         self._side, self._max_images = picture_side, max_images
         self._device, self.table, self._keep = device, table, keep
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
@@ -256,10 +271,14 @@ class ItemVectors:
         """Return the modalities of a post that the model reads.
 
         Raises:
-            RequestError: there are none.
+            RequestError: there are none, or an attribute that no column of the feed is, or not of its kind.
         """
+        self._check_attributes(post)
+        coded = bool(self._vocabulary is not None and self._vocabulary.encode(post.attributes))
         reads = {"text": self._words is not None, "image": self._pixels is not None}
-        present = tuple(name for name in post.present if reads[name])
+        reads |= {"attributes": True} if self._vocabulary is not None else {}
+        readable = reads | {"attributes": coded}
+        present = tuple(name for name in post.present if readable[name])
         if not present:
             wanted = " or ".join(name for name, has in reads.items() if has)
             raise RequestError(
@@ -267,6 +286,17 @@ class ItemVectors:
                 got=f"a new post with {' and '.join(post.present)}",
             )
         return present
+
+    def _check_attributes(self, post: DecodedPost) -> None:
+        """Refuse attributes that nobody can mean: names that the feed does not have, text in place of a number."""
+        known = self._catalogue.attribute_names if post.attributes else ()
+        for name in post.attributes:
+            if name not in known:
+                raise RequestError(
+                    "an attribute of the feed", got=repr(name[:80]), where="attributes", fix=near_names(name[:80], known)
+                )
+        if self._vocabulary is not None:
+            self._vocabulary.check(post.attributes)
 
     def _encode(self, asked: _Asked) -> None:
         """Encode the posts that wait; where that fails, one by one, so that a bad one is found."""
@@ -320,6 +350,9 @@ class ItemVectors:
                 torch.tensor([index for index, _ in pictures]),
                 torch.tensor([place[key] for _, key in pictures]),
             )
+        if self._vocabulary is not None:
+            coded = [(index, self._vocabulary.encode(post.attributes)) for index, post in enumerate(posts)]
+            parts |= _attribute_parts([(index, codes) for index, codes in coded if codes])
         return ItemBatch(torch.full((len(posts),), -1), parts)
 
     def _through_trunk(self, modality: str, content: Content) -> Content:
