@@ -200,8 +200,8 @@ def _transformers_text(settings: TransformersText, *, seed: int, where: str) -> 
     model = load_text_model(settings.model, random_weights=settings.random_weights, seed=seed, dropout=settings.dropout)
     stack = TransformersStack(model)
     limit = min(settings.max_tokens, stack.max_tokens)
-    preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit)
-    encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where))
+    preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit, windows=settings.windows)
+    encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where), window=limit)
     return BuiltEncoder(encoder, preprocessor, settings.tuning)
 
 
@@ -236,7 +236,10 @@ def _open_clip(settings: OpenClipText | OpenClipImage, *, seed: int, where: str)
         case OpenClipText():
             text = open_clip_text_stack(pair)
             preprocessor = TextPreprocessor.from_open_clip(
-                pair.source, context_length=pair.context_length, reads_padding=pair.reads_padding
+                pair.source,
+                context_length=pair.context_length,
+                reads_padding=pair.reads_padding,
+                windows=settings.windows,
             )
             encoder = TextEncoder(text, trunk_blocks=_cut(settings.tuning, text.layers, where))
             return BuiltEncoder(encoder, preprocessor, settings.tuning)

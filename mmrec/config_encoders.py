@@ -45,6 +45,9 @@ class TransformersText(Settings):
     """Hub name, folder, or ``package:IMPORT_NAME`` for weights that a Python package carries."""
     max_tokens: Annotated[int, Field(ge=4)] = 64
     """Longer captions are cut, and counted."""
+    windows: Positive = 1
+    """A caption longer than ``max_tokens`` is read in so many windows of that length at most, one after the other, before
+    it is cut; captions that fit are not touched."""
     dropout: Share | None = 0.0
     """Dropout inside the blocks that are trained; none keeps the model's own, which costs a CPU a fifth of the step."""
     random_weights: bool = False
@@ -86,6 +89,8 @@ class OpenClipText(Settings):
     """open_clip pretrained tag or safetensors file."""
     random_weights: bool = False
     """Start from random weights instead of trained ones."""
+    windows: Positive = 1
+    """A caption longer than the model's context is read in so many windows of that length at most."""
     tuning: Tuning = Tuning()
     """What is trained."""
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from mmrec.preprocessing.text import TextPreprocessor
 
 _AT_ONCE = 256
 """Posts decoded and encoded together; bounds memory."""
+
+AttributeT = TypeVar("AttributeT")
 
 _HINTS = 20
 """Unknown ids of one call that are told their near names, which takes milliseconds."""
@@ -287,13 +290,21 @@ class ItemVectors:
             )
         return present
 
+    def read_attributes(self, attributes: Mapping[str, AttributeT]) -> dict[str, AttributeT]:
+        """Return those of a post's attributes that the model reads."""
+        known = {} if self._vocabulary is None else self._vocabulary.columns
+        return {name: value for name, value in attributes.items() if name in known}
+
     def _check_attributes(self, post: DecodedPost) -> None:
         """Refuse attributes that nobody can mean: names that the feed does not have, text in place of a number."""
         known = self._catalogue.attribute_names if post.attributes else ()
         for name in post.attributes:
             if name not in known:
                 raise RequestError(
-                    "an attribute of the feed", got=repr(name[:80]), where="attributes", fix=near_names(name[:80], known)
+                    "an attribute of the feed",
+                    got=repr(name[:80]),
+                    where="attributes",
+                    fix=near_names(name[:80], known),
                 )
         if self._vocabulary is not None:
             self._vocabulary.check(post.attributes)

@@ -173,9 +173,7 @@ class AttributePreprocessor:
     def to_dict(self) -> dict[str, object]:
         """Return vocabulary and limits as plain values for JSON, in the order of the codes."""
         return {
-            name: {"values": list(column.values)}
-            if isinstance(column, Categories)
-            else {"edges": list(column.edges)}
+            name: {"values": list(column.values)} if isinstance(column, Categories) else {"edges": list(column.edges)}
             for name, column in self.columns.items()
         }
 

@@ -62,7 +62,10 @@ class Publishing:
             self._encode_again(stale[start : start + _AT_ONCE], notify)
 
     def _encode_again(self, posts: Sequence[StoredPost], notify: Notify) -> None:
-        contents = [Content(stored.caption, self._store.pictures(stored.item_id)) for stored in posts]
+        read = self._service.recommender.vectors.read_attributes
+        contents = [
+            Content(stored.caption, self._store.pictures(stored.item_id), read(stored.attributes)) for stored in posts
+        ]
         coming = [self._service.posts.start(content) for content in contents]
         for stored, content, future in zip(posts, contents, coming, strict=True):
             try:
@@ -78,8 +81,9 @@ class Publishing:
             RequestError: a post that cannot be read.
             StoreFailureError: it could not be kept.
         """
-        content = content_of(request.caption, request.image, parts, self._service.limits)
         self._check_attributes(request.attributes)
+        read = self._service.recommender.vectors.read_attributes(request.attributes)
+        content = content_of(request.caption, request.image, parts, self._service.limits, read)
         with trace.stage("decode"):
             coming = self._service.posts.start(content)
         with trace.stage("encode"):
