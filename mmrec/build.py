@@ -5,11 +5,10 @@ What trains it is built in :mod:`mmrec.build_training`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -33,7 +32,6 @@ from mmrec.encoders.precomputed import PrecomputedEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.tuning import Layers, choose_trunk_blocks
 from mmrec.encoders.work import EncodingWork
-from mmrec.errors import ConfigError, near_names
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.ids import Ids
 from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
@@ -44,7 +42,7 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
 from mmrec.model.user_encoder import UserEncoder
-from mmrec.preprocessing.attribute_table import AttributeTable
+from mmrec.preprocessing.attribute_table import AttributeTable, read_vocabulary
 from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
@@ -156,38 +154,29 @@ def _build_encoder(
             table = VectorTable.load(Path(settings.path), catalogue)
             return BuiltEncoder(PrecomputedEncoder(table.vector_dim), table=table)
         case Attributes():
-            words = _vocabulary(settings, catalogue, ids, where) if saved is None else _saved_vocabulary(saved)
-            encoder = AttributeEncoder(words.sizes, config.model.dim, others=words.others, seed=seed)
-            texts = _attribute_texts(catalogue, tuple(words.columns), where)
-            return BuiltEncoder(encoder, words, table=AttributeTable.of(texts, words))
+            return _attributes(
+                settings, config=config, catalogue=catalogue, ids=ids, saved=saved, seed=seed, where=where
+            )
 
 
-def _vocabulary(settings: Attributes, catalogue: Catalogue, ids: Ids, where: str) -> AttributePreprocessor:
-    """Read the vocabulary off the items that training sees: whatever else there is stays unknown."""
-    texts = _attribute_texts(catalogue, settings.columns, where)
-    return AttributePreprocessor.fit(
-        texts[ids.rows(catalogue) >= 0],
-        buckets=settings.buckets,
-        min_count=settings.min_count,
-        numbers=settings.numbers,
-        where=f"{where}.columns",
-    )
-
-
-def _saved_vocabulary(folder: Path) -> AttributePreprocessor:
-    return AttributePreprocessor.from_dict(read_json(folder / VOCABULARY))
-
-
-def _attribute_texts(catalogue: Catalogue, names: Sequence[str], where: str) -> pd.DataFrame:
-    unknown = [name for name in names if name not in catalogue.attribute_names]
-    if unknown:
-        raise ConfigError(
-            "attribute columns of the feed",
-            got=repr(unknown[0]),
-            where=f"{where}.columns (feed {catalogue.folder})",
-            fix=near_names(unknown[0], catalogue.attribute_names),
+def _attributes(
+    settings: Attributes, *, config: Config, catalogue: Catalogue, ids: Ids, saved: Path | None, seed: int, where: str
+) -> BuiltEncoder:
+    key = f"{where}.columns"
+    if saved is not None:
+        vocabulary = AttributePreprocessor.from_dict(read_json(saved / VOCABULARY))
+    else:
+        vocabulary = read_vocabulary(
+            catalogue,
+            ids.rows(catalogue) >= 0,
+            columns=settings.columns,
+            numbers=settings.numbers,
+            buckets=settings.buckets,
+            min_count=settings.min_count,
+            where=key,
         )
-    return catalogue.attribute_texts(names)
+    encoder = AttributeEncoder(vocabulary.sizes, config.model.dim, others=vocabulary.others, seed=seed)
+    return BuiltEncoder(encoder, vocabulary, table=AttributeTable.read(catalogue, vocabulary, where=key))
 
 
 def _cut(tuning: Tuning, layers: Layers, where: str) -> int:

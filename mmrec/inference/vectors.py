@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrec.batch import AttributeContent, Content, ImageContent, ItemBatch, Parts, TextContent
-from mmrec.errors import MmrecError, RequestError, near_names
+from mmrec.batch import ItemBatch
+from mmrec.errors import MmrecError, RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
+from mmrec.inference.post_contents import PostContents
 from mmrec.inference.posts import DecodedPost, Post, decode_post, source_key
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.attributes import AttributePreprocessor
@@ -28,8 +28,6 @@ from mmrec.preprocessing.text import TextPreprocessor
 
 _AT_ONCE = 256
 """Posts decoded and encoded together; bounds memory."""
-
-AttributeT = TypeVar("AttributeT")
 
 _HINTS = 20
 """Unknown ids of one call that are told their near names, which takes milliseconds."""
@@ -89,29 +87,6 @@ class ResolvedVectors:
 
     vectors: Float[Tensor, "distinct width"]
     references: tuple[Resolved, ...]
-
-
-def text_content(words: TextPreprocessor, captions: Sequence[str]) -> TextContent:
-    """Return captions as an encoder takes them."""
-    ragged = words.encode(captions).token_ids
-    return TextContent(torch.from_numpy(ragged.values.astype(np.int32)), torch.from_numpy(ragged.lengths))
-
-
-def image_content(pixels: ImagePreprocessor, pictures: Sequence[npt.NDArray[np.uint8]]) -> ImageContent:
-    """Return pictures as an encoder takes them."""
-    return ImageContent(torch.from_numpy(np.stack([pixels(picture) for picture in pictures])))
-
-
-def _attribute_parts(coded: Sequence[tuple[int, tuple[int, ...]]]) -> dict[str, Parts]:
-    """Return the codes of posts as an encoder takes them, each distinct combination once; empty where no post has any."""
-    if not coded:
-        return {}
-    place = {codes: index for index, codes in enumerate(dict.fromkeys(codes for _, codes in coded))}
-    content = AttributeContent(
-        torch.tensor([code for codes in place for code in codes], dtype=torch.int32), torch.tensor([*map(len, place)])
-    )
-    items = torch.tensor([index for index, _ in coded])
-    return {"attributes": Parts(content, items, torch.tensor([place[codes] for _, codes in coded]))}
 
 
 @dataclass(frozen=True)
@@ -187,7 +162,7 @@ class ItemVectors:
         keep: int = 100_000,
     ) -> None:
         self._model, self._catalogue, self._reader = model, catalogue, reader
-        self._words, self._pixels, self._vocabulary, self._trunks = words, pixels, vocabulary, trunks
+        self.contents = PostContents(words, pixels, vocabulary, trunks)
         self._side, self._max_images = picture_side, max_images
         self._device, self.table, self._keep = device, table, keep
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
@@ -276,38 +251,8 @@ class ItemVectors:
         Raises:
             RequestError: there are none, or an attribute that no column of the feed is, or not of its kind.
         """
-        self._check_attributes(post)
-        coded = bool(self._vocabulary is not None and self._vocabulary.encode(post.attributes))
-        reads = {"text": self._words is not None, "image": self._pixels is not None}
-        reads |= {"attributes": True} if self._vocabulary is not None else {}
-        readable = reads | {"attributes": coded}
-        present = tuple(name for name in post.present if readable[name])
-        if not present:
-            wanted = " or ".join(name for name, has in reads.items() if has)
-            raise RequestError(
-                f"a post with {wanted}" if wanted else "an item that training saw: the model knows ids alone",
-                got=f"a new post with {' and '.join(post.present)}",
-            )
-        return present
-
-    def read_attributes(self, attributes: Mapping[str, AttributeT]) -> dict[str, AttributeT]:
-        """Return those of a post's attributes that the model reads."""
-        known = {} if self._vocabulary is None else self._vocabulary.columns
-        return {name: value for name, value in attributes.items() if name in known}
-
-    def _check_attributes(self, post: DecodedPost) -> None:
-        """Refuse attributes that nobody can mean: names that the feed does not have, text in place of a number."""
-        known = self._catalogue.attribute_names if post.attributes else ()
-        for name in post.attributes:
-            if name not in known:
-                raise RequestError(
-                    "an attribute of the feed",
-                    got=repr(name[:80]),
-                    where="attributes",
-                    fix=near_names(name[:80], known),
-                )
-        if self._vocabulary is not None:
-            self._vocabulary.check(post.attributes)
+        names = self._catalogue.attribute_names if post.attributes else ()
+        return self.contents.readable(post, attribute_names=names)
 
     def _encode(self, asked: _Asked) -> None:
         """Encode the posts that wait; where that fails, one by one, so that a bad one is found."""
@@ -329,6 +274,10 @@ class ItemVectors:
         with evaluating(self._model):
             return self._model.encode_items(self.batch(posts).to(self._device)).float().cpu()
 
+    def batch(self, posts: Sequence[DecodedPost]) -> ItemBatch:
+        """Return new posts as a batch, each distinct caption and picture once."""
+        return self.contents.batch(posts)
+
     def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> dict[str, Tensor]:
         """Return the vectors of items, encoded where there is no table of them, and of posts that are encoded."""
         if self.table is not None:
@@ -339,36 +288,6 @@ class ItemVectors:
             wanted = np.fromiter(missing.values(), dtype=np.int64)
             self._remember(missing, encode_catalogue(self._model, self._reader, wanted, device=self._device))
         return self._recall([*rows, *posts])
-
-    def batch(self, posts: Sequence[DecodedPost]) -> ItemBatch:
-        """Return new posts as a batch, each distinct caption and picture once."""
-        captions = [(index, post.caption) for index, post in enumerate(posts) if post.caption]
-        pictures = [(index, key) for index, post in enumerate(posts) for key in post.picture_keys]
-        parts: dict[str, Parts] = {}
-        if captions and self._words is not None:
-            distinct = list(dict.fromkeys(caption for _, caption in captions))
-            where = {caption: index for index, caption in enumerate(distinct)}
-            parts["text"] = Parts(
-                self._through_trunk("text", text_content(self._words, distinct)),
-                torch.tensor([index for index, _ in captions]),
-                torch.tensor([where[caption] for _, caption in captions]),
-            )
-        if pictures and self._pixels is not None:
-            shown = {key: p for post in posts for key, p in zip(post.picture_keys, post.pictures, strict=True)}
-            place = {key: index for index, key in enumerate(shown)}
-            parts["image"] = Parts(
-                self._through_trunk("image", image_content(self._pixels, list(shown.values()))),
-                torch.tensor([index for index, _ in pictures]),
-                torch.tensor([place[key] for _, key in pictures]),
-            )
-        if self._vocabulary is not None:
-            coded = [(index, self._vocabulary.encode(post.attributes)) for index, post in enumerate(posts)]
-            parts |= _attribute_parts([(index, codes) for index, codes in coded if codes])
-        return ItemBatch(torch.full((len(posts),), -1), parts)
-
-    def _through_trunk(self, modality: str, content: Content) -> Content:
-        trunk = self._trunks.get(modality)
-        return content if trunk is None else trunk.run(content).to(torch.device("cpu"))
 
     def _remember(self, keys: Mapping[str, object], vectors: Tensor) -> None:
         self.num_encoded += len(vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +12,47 @@ import pandas as pd
 import torch
 
 from mmrec.batch import AttributeContent
+from mmrec.errors import ConfigError, near_names
+from mmrec.feed.catalogue import Catalogue
 from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.storage import RaggedArray, content_hash
+
+
+def read_vocabulary(
+    catalogue: Catalogue,
+    seen: npt.NDArray[np.bool_],
+    *,
+    columns: Sequence[str],
+    numbers: Sequence[str] | None,
+    buckets: int,
+    min_count: int,
+    where: str,
+) -> AttributePreprocessor:
+    """Read a vocabulary off the items that training sees: whatever else there is stays unknown.
+
+    Args:
+        catalogue: the items.
+        seen: shape (items,), whether training sees an item.
+        columns: attribute columns.
+        numbers: those of them that hold numbers; None finds out.
+        buckets: of numbers.
+        min_count: items that must have a value for it to count.
+        where: config key, for messages.
+
+    Raises:
+        ConfigError: a column that the feed does not have, or that says nothing of these items.
+    """
+    texts = _texts(catalogue, columns, where)[seen]
+    return AttributePreprocessor.fit(texts, numbers=numbers, buckets=buckets, min_count=min_count, where=where)
+
+
+def _texts(catalogue: Catalogue, names: Sequence[str], where: str) -> pd.DataFrame:
+    known = catalogue.attribute_names
+    for name in names:
+        if name not in known:
+            place = f"{where} (feed {catalogue.folder})"
+            raise ConfigError("attribute columns of the feed", got=repr(name), where=place, fix=near_names(name, known))
+    return catalogue.attribute_texts(names)
 
 
 @dataclass(frozen=True)
@@ -28,8 +68,17 @@ class AttributeTable:
     rows: npt.NDArray[np.int64]
 
     @classmethod
+    def read(cls, catalogue: Catalogue, preprocessor: AttributePreprocessor, *, where: str) -> AttributeTable:
+        """Encode the items of a catalogue.
+
+        Raises:
+            ConfigError: the catalogue lacks a column.
+        """
+        return cls.of(_texts(catalogue, list(preprocessor.columns), where), preprocessor)
+
+    @classmethod
     def of(cls, table: pd.DataFrame, preprocessor: AttributePreprocessor) -> AttributeTable:
-        """Encode the items of a catalogue; each distinct cell is looked at once.
+        """Encode a table; each distinct cell is looked at once.
 
         Args:
             table: one text column an attribute, one row an item; None or NaN where an item has none.

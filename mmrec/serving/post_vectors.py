@@ -139,7 +139,7 @@ class PostVectors:
             raise RequestError(
                 f"a caption of at most {self._limits.caption_length} characters", got=str(len(content.caption))
             )
-        Post(caption=content.caption, image=list(content.pictures) or None)
+        Post(caption=content.caption, image=list(content.pictures) or None, attributes=content.attributes)
         pictures = [self._picture(data) for data in content.pictures[: self._max_images]]
         return decode_post(
             Post(caption=content.caption, image=pictures or None, attributes=content.attributes),

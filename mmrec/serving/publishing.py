@@ -62,7 +62,7 @@ class Publishing:
             self._encode_again(stale[start : start + _AT_ONCE], notify)
 
     def _encode_again(self, posts: Sequence[StoredPost], notify: Notify) -> None:
-        read = self._service.recommender.vectors.read_attributes
+        read = self._service.recommender.vectors.contents.read_attributes
         contents = [
             Content(stored.caption, self._store.pictures(stored.item_id), read(stored.attributes)) for stored in posts
         ]
@@ -82,7 +82,7 @@ class Publishing:
             StoreFailureError: it could not be kept.
         """
         self._check_attributes(request.attributes)
-        read = self._service.recommender.vectors.read_attributes(request.attributes)
+        read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
         content = content_of(request.caption, request.image, parts, self._service.limits, read)
         with trace.stage("decode"):
             coming = self._service.posts.start(content)

@@ -95,7 +95,7 @@ class TestCodes:
             words.encode({name: cell for name, cell in row.items() if isinstance(cell, str)})
             for row in table.to_dict("records")
         ]
-        found = [() if row < 0 else tuple(made.codes[row].tolist()) for row in made.rows]
+        found = [() if row < 0 else tuple(made.codes[int(row)].tolist()) for row in made.rows]
         assert found == expected
         assert len(made) == len({codes for codes in expected if codes})
         assert len(np.unique(made.hashes, axis=0)) == len(made)
