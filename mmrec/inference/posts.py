@@ -46,7 +46,7 @@ class Post:
             raise RequestError("attributes by name", got=type(self.attributes).__name__, where="Post(attributes=...)")
         texts = attribute_texts(self.attributes)
         if not (self.caption and self.caption.strip()) and not _pictures(self.image) and not texts:
-            raise RequestError("a caption or an image", got="neither", where="Post(...)")
+            raise RequestError("a caption, an image or attributes", got="neither", where="Post(...)")
         for name, text in (("caption", self.caption or ""), ("attributes", json.dumps(texts, ensure_ascii=False))):
             try:
                 text.encode("utf-8")
