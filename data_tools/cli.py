@@ -110,7 +110,9 @@ ValidationColdCount = Annotated[int | None, typer.Option(min=0, help="cold_items
 WarmShare = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="cold_items: share of users whose last warm items are held out and asked about too."
+        min=0,
+        max=1,
+        help="cold_items: share of users whose last warm items are held out and asked about too, a third of them for calibration.",
     ),
 ]
 ColdSeed = Annotated[int, typer.Option(min=0, help="cold_items: seed of the draw of test items.")]
@@ -350,6 +352,41 @@ def synthesize(
     with progress("drawing posts") as meter:
         report = work(out, options=options, progress=meter.at)
     show_synthesis(report, as_json=as_json)
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Option("--from", help="Address of a running mmrec serve.", metavar="URL")],
+    out: Annotated[Path, typer.Option(help="Folder of the pulled feed; a pull into it goes on behind the last.")],
+    feed: Annotated[
+        Path | None, typer.Option(help="Raw feed that the service was trained on, whose rows come first.")
+    ] = None,
+    caption: Annotated[str, typer.Option(help="With --feed: its column that captions go to.")] = "caption",
+    timestamp_unit: Annotated[
+        TimestampUnit | None, typer.Option(help="With --feed: where detection is unsure.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with a key of scope admin. Default: the variable MMREC_KEY.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a service took in and showed, as tables that prepare reads.
+
+    Example: mmrec-data pull --from http://localhost:8000 --feed FEED --out pulled && mmrec-data prepare pulled --out work/new
+    """
+    from data_tools.pull import pull as work
+    from data_tools.pull import read_key
+    from data_tools.pulled_tables import RawFeed
+    from data_tools.service_log import ServiceLog
+
+    raw = None if feed is None else RawFeed(feed, caption, timestamp_unit.value if timestamp_unit else None)
+    log = ServiceLog(source, read_key(key_file))
+    with stages() as report_stage:
+        report = work(log, out, source=source.rstrip("/"), feed=raw, progress=report_stage)
+    if as_json:
+        print_json({"folder": str(out), **report.record()})
+    else:
+        print_table(f"{out}: pulled", ["what", "count"], [[name, count] for name, count in report.record().items()])
 
 
 def main() -> None:

@@ -51,8 +51,7 @@ def show_description(description: Description) -> None:
 def show_splits(splits: Sequence[Mapping[str, object]]) -> None:
     """Print kind, sizes and choices of splits, a row each."""
     names = ["name", "kind", "train_events", "validation_cases", "test_cases"]
-    if any("warm_cases" in about for about in splits):
-        names.append("warm_cases")
+    names += [name for name in ("warm_cases", "calibration_cases") if any(name in about for about in splits)]
     columns = [*(name.replace("_", " ") for name in names), "choices"]
     print_table("splits", columns, [[*(about.get(name) for name in names), _choices(about)] for about in splits])
 
@@ -63,9 +62,7 @@ def show_split(split: Split, *, as_json: bool) -> None:
         "name": split.name,
         "kind": split.kind,
         "train_events": int(split.train_events.sum()),
-        "validation_cases": len(split.validation),
-        "test_cases": len(split.test),
-        **({} if split.warm is None else {"warm_cases": len(split.warm)}),
+        **{f"{part}_cases": len(cases) for part, cases in split.parts.items()},
         "parameters": dict(split.parameters),
     }
     if as_json:
@@ -127,7 +124,7 @@ def histogram_rows(bars: tuple[Bin, ...]) -> list[list[object]]:
 
 
 def _parts(figures: Mapping[str, object]) -> list[str]:
-    return [part for part in PARTS if part in figures or part != "warm"]
+    return [part for part in PARTS if part in figures or part in {"validation", "test"}]
 
 
 def _part_rows(figures: Mapping[str, object]) -> list[list[object]]:

@@ -14,7 +14,7 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.splits import WARM, Part, Split
 from mmrec.storage import RaggedArray
 
-PARTS: tuple[Part, ...] = ("validation", "test", "warm")
+PARTS: tuple[Part, ...] = ("validation", "test", "warm", "calibration")
 FEW_CASES = 100
 TWIN_SHARE = 0.05
 FUTURE_SHARE = 0.01

@@ -18,11 +18,13 @@ from data_tools.cold import Pick, Rows, SortIds, cold_roles, sorted_rows
 from mmrec.errors import FeedError, near_names
 from mmrec.feed.catalogue import MANIFEST, Catalogue, read_manifest
 from mmrec.feed.histories import Histories
-from mmrec.feed.splits import KINDS, SPLITS, TEST_COLD, VALIDATION_COLD, WARM, Kind, Split
+from mmrec.feed.splits import KINDS, SPLITS, TEST_COLD, VALIDATION_COLD, WARM, Kind, Part, Split
 from mmrec.storage import atomic_folder, write_array, write_json
 
 WindowTargets = Literal["first", "successive"]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+CALIBRATION_SHARE = 1 / 3
+"""Of the users whose last warm items are held out."""
 EXISTING_ONLY: Final[dict[Kind, bool]] = {
     "global_time": True,
     "last_day": False,
@@ -48,7 +50,8 @@ class SplitChoices:
         validation_cold_count: number of validation-cold items, instead of a share.
         cold_seed: seed of the draw of test-cold items.
         validation_seed: seed of the draw of validation-cold items.
-        warm_share: share of the users of ``cold_items`` whose last instant of warm items is held out and asked about too.
+        warm_share: share of the users of ``cold_items`` whose last instant of warm items is held out and asked about too,
+            a third of them for calibration.
         warm_seed: seed of the draw of these users.
         cold_ids: the test-cold items themselves, instead of a draw.
         validation_cold_ids: the validation-cold items themselves, instead of a draw.
@@ -116,6 +119,18 @@ class Plan:
     item_roles: npt.NDArray[np.uint8]
     parameters: dict[str, object]
     warm: Rows | None = None
+    calibration: Rows | None = None
+
+    @property
+    def tables(self) -> dict[Part, Rows]:
+        """The parts that it has."""
+        found: dict[Part, Rows | None] = {
+            "validation": self.validation,
+            "test": self.test,
+            "warm": self.warm,
+            "calibration": self.calibration,
+        }
+        return {name: rows for name, rows in found.items() if rows is not None}
 
 
 def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) -> Split:
@@ -147,17 +162,13 @@ def write_split(folder: Path, *, name: str, kind: str, choices: SplitChoices) ->
         "parameters": parameters,
         "feed_hash": catalogue.feed_hash,
         "train_events": int(plan.train_events.sum()),
-        "validation_cases": len(plan.validation),
-        "test_cases": len(plan.test),
-        **({} if plan.warm is None else {"warm_cases": len(plan.warm)}),
+        **{f"{part}_cases": len(rows) for part, rows in plan.tables.items()},
     }
     with atomic_folder(folder / SPLITS / name) as partial:
         write_array(partial / "train_events.npy", plan.train_events)
         write_array(partial / "item_roles.npy", plan.item_roles)
-        write_array(partial / "validation.npy", plan.validation)
-        write_array(partial / "test.npy", plan.test)
-        if plan.warm is not None:
-            write_array(partial / "warm.npy", plan.warm)
+        for part, rows in plan.tables.items():
+            write_array(partial / f"{part}.npy", rows)
         write_json(partial / "split.json", about)
     return Split.load(folder, name)
 
@@ -211,7 +222,7 @@ def _check_plan(plan: Plan, *, kind: Kind, where: str) -> None:
     if not len(plan.test):
         fix = "Choose another kind of split, other times, more cold items or a smaller minimum_history."
         raise FeedError(f"at least one test case of {kind}", got="none", where=where, fix=fix)
-    if plan.warm is not None and not len(plan.warm):
+    if plan.warm is not None and not (len(plan.warm) and len(plan.tables["calibration"])):
         raise FeedError("at least one warm case", got="none", where=where, fix="Choose a larger warm_share.")
     if not plan.train_events.any():
         fix = "Choose a smaller share for validation and test."
@@ -344,16 +355,17 @@ def _plan_cold_items(catalogue: Catalogue, histories: Histories, choices: SplitC
         "sort_ids": order[1],
     }
     train = np.asarray(event_roles == WARM)
-    warm = None
+    held_out: list[Rows] = []
     if choices.warm_share:
         number = len(histories.user_ids)
-        users = np.zeros(number, dtype=np.bool_)
         size = round(choices.warm_share * number)
-        users[np.random.default_rng(choices.warm_seed).choice(number, size, replace=False)] = True
-        warm = rows(WARM, users)
-        train &= _outside(histories.num_events, warm)
+        chosen = np.random.default_rng(choices.warm_seed).choice(number, size, replace=False)
+        first = round(size * CALIBRATION_SHARE)
+        held_out = [rows(WARM, np.isin(np.arange(number), part)) for part in (chosen[first:], chosen[:first])]
+        for table in held_out:
+            train &= _outside(histories.num_events, table)
         drawn |= {"warm_share": choices.warm_share, "warm_seed": choices.warm_seed}
-    return Plan(rows(VALIDATION_COLD), rows(TEST_COLD), train, roles, drawn, warm)
+    return Plan(rows(VALIDATION_COLD), rows(TEST_COLD), train, roles, drawn, *held_out)
 
 
 def _pick(share: float, count: int | None, seed: int, item_ids: tuple[str, ...] | None, *, size: int) -> Pick:

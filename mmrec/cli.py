@@ -49,7 +49,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a recommender on a prepared feed."""
-    from mmrec.config import load_config
+    from mmrec.config_file import load_config
     from mmrec.process import keep_freed_memory, launched_rank
 
     settings = load_config(config, overrides=overrides or [])
@@ -99,7 +99,7 @@ def tune(
 
     Writes best.yaml (for mmrec train), tune.json and every trial's metrics; never opens the test split.
     """
-    from mmrec.config import load_config
+    from mmrec.config_file import load_config
     from mmrec.process import keep_freed_memory
 
     settings = load_config(config, overrides=overrides or [])
@@ -136,7 +136,7 @@ def tune(
 def evaluate(
     run: RunArgument,
     split: Annotated[
-        Literal["validation", "test", "warm"],
+        Literal["validation", "test", "warm", "calibration"],
         typer.Option(
             help="Cases to answer; open the test cases once, at the end.  warm: of a cold_items split made with "
             "--warm-share, what the cold posts cost the others."
@@ -254,6 +254,9 @@ def export(
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
     users: Annotated[bool, typer.Option(help="Write user vectors too.")] = True,
+    with_map: Annotated[
+        bool, typer.Option("--map", help="Write a 2-d map of the catalogue too (t-SNE with mmrec[studio], else PCA).")
+    ] = False,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Who encodes: this process, or workers of Ray (here or a cluster).")
     ] = "local",
@@ -307,6 +310,7 @@ def export(
         normalise=normalise,
         only_new=only_new,
         users=users,
+        with_map=with_map,
         engine=EngineChoice(engine, blocks, workers, block_items),
         feed=feed,
         device=device,
@@ -381,36 +385,112 @@ def search(
 
 @app.command(epilog="Example: mmrec serve runs/hm --vectors vectors/hm")
 def serve(
-    run: RunArgument,
-    vectors: Annotated[Path, typer.Option(help="Folder of an export of that run (mmrec export).", metavar="VECTORS")],
-    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own need --keys.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    run: Annotated[Path | None, typer.Argument(help="Folder of a trained run.", metavar="RUN")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Folder of an export of that run (mmrec export).", metavar="VECTORS")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of these options and of limits (configs/serve.yaml); options given here count more.",
+            metavar="FILE",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen at; others than this machine's own need --keys.", show_default="127.0.0.1"
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at.", show_default="8000")] = None,
     data: Annotated[
-        Path, typer.Option(help="Folder of the embedded store: posts, feedback, what was shown.", metavar="DIR")
-    ] = Path("mmrec-data"),
+        Path | None,
+        typer.Option(
+            help="Folder of the embedded store: posts, feedback, what was shown.",
+            metavar="DIR",
+            show_default="mmrec-data",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Another store in place of --data: DIR, postgresql://... or qdrant+http://...; or in MMREC_STORE.",
+            envvar="MMREC_STORE",
+            show_envvar=False,
+            metavar="DIR|URL",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that serve, behind one socket.", show_default="1")
+    ] = None,
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder of runs and exports that POST /admin/model may switch to.", metavar="DIR"),
+    ] = None,
     feed: FeedOption = None,
-    device: DeviceOption = "auto",
+    device: Annotated[str | None, typer.Option(help="Where to compute.", show_default="auto")] = None,
     *,
-    served_log: Annotated[bool, typer.Option(help="Keep what every answer shows, under its request_id.")] = True,
-    reveal_ids: Annotated[bool, typer.Option("--reveal-ids", help="Log user ids as they are, not as hashes.")] = False,
+    served_log: Annotated[
+        bool | None,
+        typer.Option(
+            "--served-log/--no-served-log",
+            help="Keep what every answer shows, under its request_id.",
+            show_default="served-log",
+        ),
+    ] = None,
+    reveal_ids: Annotated[
+        bool | None, typer.Option("--reveal-ids", help="Log user ids as they are, not as hashes.", show_default=False)
+    ] = None,
+    studio: Annotated[
+        bool | None,
+        typer.Option(
+            "--studio/--no-studio",
+            help="Serve the page at / and the routes that it alone needs.",
+            show_default="studio",
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, recommendations and search over HTTP, take in posts and feedback; needs mmrec[serve]."""
     from mmrec.commands.serve import serve_run
+    from mmrec.serving.serve_config import read_serve_config
 
+    named = {
+        "run": run,
+        "vectors": vectors,
+        "host": host,
+        "port": port,
+        "data": data,
+        "store": store,
+        "workers": workers,
+        "keys": keys,
+        "models": models,
+        "feed": feed,
+        "device": device,
+        "served_log": served_log,
+        "reveal_ids": reveal_ids,
+        "studio": studio,
+    }
+    # What the command line leaves out (None) is up to the file, and then to the defaults.
+    given = {name: value for name, value in named.items() if value is not None}
+    options = read_serve_config(config, given)
+    run_folder, vectors_folder = options.pair()
     serve_run(
-        run,
-        vectors=vectors,
-        host=host,
-        port=port,
-        data=data,
-        keys=keys,
-        feed=feed,
-        device=device,
-        keep_served=served_log,
-        reveal_ids=reveal_ids,
+        run_folder,
+        vectors=vectors_folder,
+        host=options.host,
+        port=options.port,
+        data=options.data,
+        store=options.store,
+        workers=options.workers,
+        keys=options.keys,
+        models=options.models,
+        feed=options.feed,
+        device=options.device,
+        limits=options.limits,
+        keep_served=options.served_log,
+        reveal_ids=options.reveal_ids,
+        studio=options.studio,
         notify=_notify,
         meter=progress,
     )
@@ -424,11 +504,15 @@ def keys(
     file: Annotated[Path, typer.Option(help="File of keys; made if it is not there.", metavar="FILE")] = Path(
         "keys.toml"
     ),
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Requests a second, 0 for any number. Default: that of the service.")
+    ] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once. Default: that of the service.")] = None,
 ) -> None:
     """Make a key for mmrec serve: it is printed once, the file keeps its hash."""
     from mmrec.serving.keys import create_key
 
-    print_text(create_key(file, name=name, scope=scope))
+    print_text(create_key(file, name=name, scope=scope, rate=rate, burst=burst))
     _notify(f"added to {file}; the key is not shown again")
 
 

@@ -7,10 +7,8 @@ keyword arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mmrec.config_encoders import (
@@ -29,7 +27,7 @@ from mmrec.config_encoders import (
     TransformersText,
     Tuning,
 )
-from mmrec.errors import ConfigError, near_names
+from mmrec.settings_files import settings_error
 
 __all__ = [
     "Attributes",
@@ -49,8 +47,6 @@ __all__ = [
     "TransformersText",
     "Tuning",
     "User",
-    "dump_config",
-    "load_config",
     "validate",
 ]
 
@@ -77,12 +73,13 @@ class Fusion(Settings):
 class User(Settings):
     """How a history becomes a user vector."""
 
-    kind: Literal["transformer", "gru", "mean"] = "transformer"
-    """transformer: causal, pre-norm; gru; mean of the items."""
+    kind: Literal["transformer", "ligr", "hstu", "gru", "mean"] = "transformer"
+    """transformer: causal, pre-norm; ligr: the same with gated branches; hstu: attention without softmax; gru; mean of the
+    items."""
     layers: Positive = 2
-    """Layers (transformer, gru)."""
+    """Layers (all but mean)."""
     heads: Positive = 4
-    """Attention heads (transformer)."""
+    """Attention heads (transformer, ligr, hstu)."""
     dropout: Share = 0.2
     """Dropout on inputs, attention and feed-forward."""
     events: bool = True
@@ -113,7 +110,7 @@ class Model(Settings):
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Model:
         for part in (self.fusion, self.user):
-            if part.kind in {"bottleneck", "transformer"} and self.dim % part.heads:
+            if part.kind in {"bottleneck", "transformer", "ligr", "hstu"} and self.dim % part.heads:
                 raise ValueError(f"dim {self.dim} must be a multiple of the {part.heads} heads of the {part.kind}")
         return self
 
@@ -192,6 +189,9 @@ class Train(Settings):
     """At most this many validation cases, drawn by seed; 0 takes all."""
     metric: str = "ndcg@10"
     """Validation metric that selects the best checkpoint."""
+    cold_cost: Share | None = None
+    """Share of the warm cases' HR@10 that cold items among the candidates may cost: validation gives known items the least
+    bonus that keeps to it.  It needs a cold_items split that holds warm cases out; null leaves cold items their scores."""
     checkpoint_steps: Count = 0
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
     shard_encoders: bool = False
@@ -311,57 +311,4 @@ def validate(values: Mapping[str, object], *, where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = []
-        for entry in error.errors():
-            path = ".".join(str(part) for part in entry["loc"])
-            if entry["type"] == "extra_forbidden":
-                hint = near_names(str(entry["loc"][-1]), _known_keys(entry["loc"]))
-                problems.append(f"unknown key {path!r} ({hint})")
-            else:
-                problems.append(f"{path or 'config'}: {entry['msg']} (got {entry['input']!r:.80})")
-        raise ConfigError(
-            "a valid configuration", got="; ".join(problems), where=where, fix="Correct the named keys."
-        ) from error
-
-
-def _override(values: dict[str, object], assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    if not separator:
-        raise ConfigError("KEY=VALUE", got=repr(assignment), where="--set", fix="For example: --set train.epochs=3")
-    *parents, last = key.strip().split(".")
-    node = values
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError("a group of settings", got=repr(child), where=f"--set {assignment}")
-        node = cast("dict[str, object]", child)
-    if text.strip() in {"", "none"}:
-        node.pop(last, None)
-    else:
-        node[last] = yaml.safe_load(text)
-
-
-def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), and validate.
-
-    An override whose value is ``none`` or empty removes the key, for example ``encoders.item_id=none``.
-
-    Raises:
-        ConfigError: the file is absent or not YAML, or a key or value is wrong.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError("a config file", got="no file", where=str(path), fix="See configs/ for examples.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("a YAML file", got=str(error), where=str(path)) from error
-    if not isinstance(values, dict):
-        raise ConfigError("a mapping of settings", got=type(values).__name__, where=str(path))
-    for assignment in overrides:
-        _override(values, assignment)
-    return validate(values, where=str(path))
-
-
-def dump_config(config: Config) -> str:
-    """Return the whole configuration, defaults included, as YAML that :func:`load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        raise settings_error(error, known=_known_keys, where=where) from error

@@ -195,7 +195,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of the table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of each variant")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--part", choices=["validation", "test", "warm"], default="validation", help="cases asked")
+    parser.add_argument(
+        "--part", choices=["validation", "test", "warm", "calibration"], default="validation", help="cases asked"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU where there is one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every variant")
     arguments = parser.parse_args()

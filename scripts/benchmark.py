@@ -3,6 +3,7 @@
     python scripts/benchmark.py softmax evaluate --json out.json
     python scripts/benchmark.py all --size small              # a minute or two: shows that everything runs
     python scripts/benchmark.py train --device cuda --size gpu
+    python scripts/benchmark.py serve --run runs/hm --vectors vectors/hm --minutes 10
 
 Both sides of a ratio take turns after a warm-up; the median ratio and its range over the rounds are printed.  Wall
 times on a machine with other work are worth little, ratios a little more.
@@ -11,12 +12,14 @@ times on a machine with other work are worth little, ratios a little more.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
 
-from benchmarks import PARTS
+from benchmarks import PARTS, Part
 from benchmarks.measure import Row, describe_machine
+from benchmarks.serve import serve
 
 from mmrec.process import keep_freed_memory
 from mmrec.storage import atomic_file
@@ -32,12 +35,17 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--json", type=Path, help="write all rows to this file as well")
+    parser.add_argument("--run", type=Path, help="serve: run to serve, in place of a made one")
+    parser.add_argument("--vectors", type=Path, help="serve: its export")
+    parser.add_argument("--minutes", type=float, help="serve: length of the mixed load")
     arguments = parser.parse_args()
+    given = {"run": arguments.run, "vectors": arguments.vectors, "minutes": arguments.minutes}
+    parts: dict[str, Part] = {**PARTS, "serve": functools.partial(serve, **given)}
     machine = describe_machine(arguments.device)
     print(machine)
     rows: list[Row] = []
     for name in PARTS if "all" in arguments.parts else dict.fromkeys(arguments.parts):
-        for row in PARTS[name](size=arguments.size, device=arguments.device, rounds=arguments.rounds):
+        for row in parts[name](size=arguments.size, device=arguments.device, rounds=arguments.rounds):
             print(row)
             rows.append(row)
     if arguments.json is not None:

@@ -30,10 +30,12 @@ say mmrec search "$out/vectors" --text "$(python scripts/demo_posts.py "$out" --
 
 # The new posts join the feed: only they get new vectors, and search finds them, without any training.
 say mmrec-data prepare "$out/grown_feed" --out "$out/grown" --caption title,description
-say mmrec export "$out/runs/fused" --feed "$out/grown" --out "$out/vectors" --store faiss --only-new
+say mmrec export "$out/runs/fused" --feed "$out/grown" --out "$out/vectors" --store faiss --only-new --map
 say mmrec search "$out/vectors" --image "$(ls "$out"/grown_feed/images/new-0.*)" \
   --text "$(python scripts/demo_posts.py "$out" --first-caption)" -k 3
 
 say python scripts/demo_summary.py "$out"
 echo
 echo "Open $out/runs/fused/evaluation/test/report.html"
+echo "Or look at users, posts and the map: $(command -v mmrec) serve $out/runs/fused --vectors $out/vectors --data $out/data,"
+echo "then open http://127.0.0.1:8000"

@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     every.set_defaults(call=_all)
     for command in (one, every):
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--limit", type=float, default=900.0, help="seconds of fitting")
+        command.add_argument("--limit", type=float, default=900.0, help="seconds of the processor for fitting")
         command.add_argument("--threads", type=int, default=1, help="threads that a peer may use")
         command.add_argument("--environments", type=Path, default=Path("work/peers/environments"), metavar="DIR")
         command.add_argument("--keep-scores", action="store_true", help="keep the scores after judging")

@@ -17,7 +17,8 @@ from data_tools.prepare import PrepareOptions, prepare
 from data_tools.synthesize import SynthesizeOptions, synthesize
 from mmrec.assembly import assemble
 from mmrec.commands.train import train_run, training_ids
-from mmrec.config import Config, OpenClipImage, OpenClipText, TimmImage, TransformersText, dump_config, load_config
+from mmrec.config import Config, ItemId, OpenClipImage, OpenClipText, TimmImage, TransformersText
+from mmrec.config_file import dump_config, load_config
 from mmrec.encoders.base import ContentEncoder
 from mmrec.errors import ConfigError
 from mmrec.feed.catalogue import Catalogue
@@ -26,7 +27,8 @@ from mmrec.run_folder import RunFolder
 from mmrec.training.checkpoint import checkpoints
 from tests.tiny_run import TinyEncoders
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.yaml") if p.stem != "serve")
+"""Those of runs; the one of the service is tested with it."""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -41,6 +43,49 @@ def test_there_are_the_promised_ones() -> None:
     assert {"demo.yaml", "minilm_effnet.yaml", "bert_vit.yaml", "clip.yaml", "id_only.yaml"} <= {
         p.name for p in CONFIGS
     }
+
+
+class TestExtends:
+    def written(self, folder: Path, **files: str) -> Path:
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        return folder / "own.yaml"
+
+    def test_says_only_what_is_different_group_by_group(self, tmp_path: Path) -> None:
+        path = self.written(
+            tmp_path,
+            base="encoders: {item_id: {kind: item_id, dropout: 0.1}}\ntrain: {epochs: 3, batch_users: 8}",
+            middle="extends: base.yaml\ntrain: {epochs: 4}\nobjective: {kind: in_batch_softmax}",
+            own="extends: middle.yaml\ntrain: {seed: 5}\nobjective:",
+        )
+        config = load_config(path, overrides=["train.seed=6"])
+        assert (config.train.epochs, config.train.batch_users, config.train.seed) == (4, 8, 6)
+        assert config.objective == Config.model_validate({"encoders": {"item_id": {"kind": "item_id"}}}).objective
+        item_id = config.encoders["item_id"]
+        assert isinstance(item_id, ItemId)
+        assert item_id.dropout == 0.1
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ({"own": "extends: own.yaml"}, "name of another config file"),
+            ({"own": "extends: base.yaml", "base": "extends: own.yaml"}, "base.yaml, extends"),
+            ({"own": "extends: gone.yaml"}, "gone.yaml"),
+            ({"own": "extends: [base.yaml]"}, "name of another config file"),
+            ({"own": "extends: base.yaml\ntrain: {epoch: 3}", "base": "train: {epochs: 2}"}, "epochs"),
+        ],
+    )
+    def test_refuses_what_leads_nowhere(self, files: dict[str, str], message: str, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_config(self.written(tmp_path, **files))
+
+
+@pytest.mark.parametrize("name", ["hm", "ml1m"])
+def test_cold_configs_are_those_of_their_feed(name: str) -> None:
+    warm, cold = load_config(path_of(name)), load_config(path_of(f"{name}_cold"))
+    assert cold.feed.split == "cold"
+    assert cold.model == warm.model
+    assert cold.objective == warm.objective
 
 
 @pytest.mark.parametrize("name", ["bert_vit", "clip"])

@@ -75,6 +75,7 @@ def test_only_build_reads_config_into_objects() -> None:
     readers = {name for name in IMPORTS if reaches(name, "mmrec.config") or reaches(name, "mmrec.config_encoders")}
     assert readers <= {
         "mmrec.config",
+        "mmrec.config_file",
         "mmrec.build",
         "mmrec.build_training",
         "mmrec.assembly",
@@ -111,8 +112,14 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
     users = {name for name in IMPORTS if reaches(name, "mmrec.serving") and not name.startswith("mmrec.serving")}
     assert users <= {"mmrec.cli", "mmrec.commands.serve"}
     homes = {
-        "fastapi": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.openapi"},
-        "starlette": {"mmrec.serving.app", "mmrec.serving.door"},
+        "fastapi": {
+            "mmrec.serving.app",
+            "mmrec.serving.bulk_routes",
+            "mmrec.serving.door",
+            "mmrec.serving.openapi",
+            "mmrec.serving.studio.routes",
+        },
+        "starlette": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.studio.routes"},
         "uvicorn": {"mmrec.commands.serve"},
         "prometheus_client": {"mmrec.serving.metrics"},
         "python_multipart": {"mmrec.serving.body"},

@@ -26,10 +26,11 @@ from mmrec.inference.export_index import (
     shown,
 )
 from mmrec.inference.export_recall import questions_of, recall_against_full
+from mmrec.inference.projection import MAP, project
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
 from mmrec.search.packed import Precision
-from mmrec.storage import atomic_folder, file_hash, read_json, write_json
+from mmrec.storage import atomic_folder, file_hash, read_json, write_array, write_json
 
 _USERS = 2048
 _INTERNAL = (columns.CAPTION_ROW, columns.FIRST_SEEN)
@@ -46,6 +47,7 @@ def export_run(
     normalise: bool = False,
     only_new: bool = False,
     users: bool = True,
+    with_map: bool = False,
     engine: EngineChoice | None = None,
     feed: Path | None = None,
     device: str = "auto",
@@ -64,6 +66,7 @@ def export_run(
         normalise: unit vectors without the bias coordinate.
         only_new: take the vectors of posts whose content did not change from the export that is there.
         users: write user vectors too.
+        with_map: lay the catalogue out in two dimensions, for the page of ``mmrec serve``.
         engine: who encodes, by default this process.
         feed: prepared feed, by default the run's own.
         device: where to compute.
@@ -103,6 +106,11 @@ def export_run(
             write_arrays(partial, vectors)
         if users:
             _write_users(partial, recommender, layout, meter)
+        laid_out = None
+        if with_map:
+            with meter("map"):
+                laid_out = project(vectors.vectors, has_bias=recommender.has_bias)
+            write_array(partial / MAP, laid_out.points)
         files = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
         about = None
         if store != "none":
@@ -127,6 +135,7 @@ def export_run(
                 "against_full": lost,
                 "store": store,
                 "index": about,
+                "map": None if laid_out is None else laid_out.about(),
                 "files": files | hash_index(partial),
             },
         )
@@ -142,6 +151,7 @@ def export_run(
         "bytes a post": vectors.bytes_per_vector,
         **(lost or {}),
         **shown(about),
+        **({} if laid_out is None else {"map": laid_out.told}),
     }
 
 

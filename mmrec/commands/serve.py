@@ -4,24 +4,136 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ConfigError, MissingExtraError
 from mmrec.serving.app import build_app
-from mmrec.serving.exported import load_pair
+from mmrec.serving.choice import base_of
+from mmrec.serving.exported import Pair
+from mmrec.serving.figure_board import FigureBoard
+from mmrec.serving.follower import Follower
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.limits import Limits
+from mmrec.serving.loading import Loader
 from mmrec.serving.metrics import Metrics
+from mmrec.serving.model_folder import ModelFolder, Places
 from mmrec.serving.publishing import Publishing
 from mmrec.serving.service import Service
-from mmrec.serving.sqlite_store import SqliteStore
+from mmrec.serving.store import Store
+from mmrec.serving.store_place import StorePlace
+from mmrec.serving.supervisor import Supervisor
 
 try:
     import uvicorn
+    from fastapi import FastAPI
 except ImportError as error:
     raise MissingExtraError("uvicorn", "serve") from error
+
+_GRACE_SECONDS = 5
+"""Beyond the time of a request, in which a process ends."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a process serves; the same for all processes of a service.
+
+    Args:
+        run: run folder.
+        vectors: folder of an export of that run.
+        store: where writes go.
+        keys: file of keys, or None.
+        feed: prepared feed, by default the exported one.
+        device: where to compute.
+        limits: what a request may ask.
+        keep_served: keep what every answer shows.
+        reveal_ids: write user ids to the log as they are.
+        models: folder of runs and exports that may take the place of this pair; None for none.
+        studio: serve the page at / too.
+    """
+
+    run: Path
+    vectors: Path
+    store: StorePlace
+    keys: Path | None
+    feed: Path | None
+    device: str
+    limits: Limits
+    keep_served: bool
+    reveal_ids: bool
+    models: Path | None
+    studio: bool
+
+    def serve(
+        self,
+        listening: socket.socket,
+        *,
+        board: FigureBoard | None = None,
+        notify: Notify,
+        meter: Meter = silent_meter,
+        on_ready: Callable[[int], None],
+        shared: bool = False,
+    ) -> None:
+        """Serve until the process is told to stop; what was accepted by then is finished.
+
+        Args:
+            listening: a bound socket.
+            board: where the processes of the service show each other their figures.
+            notify: told what is about to be done.
+            meter: shows progress.
+            on_ready: told the number of items when everything is loaded.
+            shared: this is one of several processes; the one that started them holds the store.
+
+        Raises:
+            ArtifactError: no run, no export, or two that do not belong together.
+            ConfigError: a file without keys, or a store that cannot be reached.
+        """
+        ring = None if self.keys is None else KeyRing.load(self.keys)
+        folder = None if self.models is None else ModelFolder(self.models, feed=self.feed)
+        base_of(self.vectors)  # before a store is made beside what is no export
+        metrics, store = Metrics(board), self.store.open(shared=shared)
+
+        def make(pair: Pair) -> Service:
+            return Service(pair, store, limits=self.limits, on_batch=metrics.on_batch, keep_served=self.keep_served)
+
+        loader = Loader(Places(self.run, self.vectors, self.feed), folder, self.device, make)
+        build = partial(build_app, metrics=metrics, keys=ring, reveal_ids=self.reveal_ids, studio=self.studio)
+        app, items = _application(loader, store, build, watch=metrics.share, notify=notify, meter=meter)
+        _log_to_stderr()
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=int(self.limits.request_seconds) + _GRACE_SECONDS,
+        )
+        on_ready(items)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _application(
+    loader: Loader,
+    store: Store,
+    build: Callable[..., FastAPI],
+    *,
+    watch: Callable[[], None],
+    notify: Notify,
+    meter: Meter,
+) -> tuple[FastAPI, int]:
+    """Return what answers, and how many items it has; it alone holds the first model, so that a swap can let go of it."""
+    try:
+        service, choice = loader.first(store, notify=notify, meter=meter)
+        Publishing(service).restore(notify=notify)
+    except BaseException:
+        store.close()
+        raise
+    return build(service, models=loader.models(choice), follower=Follower(watch)), len(service.items)
 
 
 def serve_run(
@@ -31,12 +143,16 @@ def serve_run(
     host: str = "127.0.0.1",
     port: int = 8000,
     data: Path = Path("mmrec-data"),
+    store: str | None = None,
+    workers: int = 1,
     keys: Path | None = None,
+    models: Path | None = None,
     feed: Path | None = None,
     device: str = "auto",
     limits: Limits | None = None,
     keep_served: bool = True,
     reveal_ids: bool = False,
+    studio: bool = True,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> None:
@@ -48,45 +164,95 @@ def serve_run(
         host: address to listen at.
         port: port to listen at.
         data: folder of the embedded store; made if it is not there.
+        store: another store in its place: a folder, ``postgresql://...`` or ``qdrant+http://...``.
+        workers: processes that serve.
         keys: file of keys; None only where no other machine reaches the service.
+        models: folder of runs and exports that may take the place of this pair while it runs; None for none.
         feed: prepared feed, by default the exported one.
         device: where to compute.
         limits: what a request may ask.
         keep_served: keep what every answer shows.
         reveal_ids: write user ids to the log as they are.
+        studio: serve the page at / too.
         notify: told what is about to be done.
-        meter: shows progress.
+        meter: shows progress; of one process only.
 
     Raises:
         ArtifactError: no run, no export, or two that do not belong together.
-        ConfigError: an address that other machines reach without keys, a file that holds none, or a store in use.
+        ConfigError: an address that other machines reach without keys or that is taken, a file that holds no keys, a
+            store in use or out of reach.
     """
-    ring = None if keys is None else KeyRing.load(keys)
-    if ring is None and not is_loopback(host):
+    if keys is None and not is_loopback(host):
         raise ConfigError(
             "keys for a service that other machines reach",
             got=f"--host {host} without --keys",
             fix="Make one (mmrec keys create --scope read --name NAME --file keys.toml) and give --keys keys.toml.",
         )
-    limits, metrics = limits or Limits(), Metrics()
-    pair = load_pair(run, vectors, feed=feed, device=device, notify=notify, meter=meter)
-    store = SqliteStore(data)
-    service = Service(pair, store, limits=limits, on_batch=metrics.on_batch, keep_served=keep_served)
-    Publishing(service).restore(notify=notify)
-    app = build_app(service, metrics=metrics, keys=ring, reveal_ids=reveal_ids)
-    _log_to_stderr()
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=int(limits.request_seconds) + 5,
+    place = StorePlace.parse(str(data) if store is None else store)
+    serving = Serving(
+        run=run,
+        vectors=vectors,
+        store=place,
+        keys=keys,
+        feed=feed,
+        device=device,
+        limits=limits or Limits(),
+        keep_served=keep_served,
+        reveal_ids=reveal_ids,
+        models=models,
+        studio=studio,
     )
-    place = f"[{host}]" if ":" in host else host
-    notify(f"serving {len(service.items)} items at http://{place}:{port}, its description at /docs; Ctrl-C ends it")
-    uvicorn.Server(config).run()
+    shown = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def ready(items: int) -> None:
+        page = "a page to look at it at /, " if studio else ""
+        notify(f"serving {items} items at {shown}, {page}its description at /docs; Ctrl-C ends it")
+
+    with bound_socket(host, port) as listening:
+        if workers == 1:
+            serving.serve(listening, notify=notify, meter=meter, on_ready=ready)
+            return
+        with place.held(), tempfile.TemporaryDirectory(prefix="mmrec-figures-") as folder:
+            work = partial(_work, serving, listening, Path(folder))
+            grace = serving.limits.request_seconds + 3 * _GRACE_SECONDS
+            Supervisor(work, workers=workers, grace=grace, notify=notify).run(
+                on_ready=lambda: notify(
+                    f"{workers} processes serve at {shown}, its description at /docs; Ctrl-C ends them"
+                )
+            )
+
+
+def _work(
+    serving: Serving, listening: socket.socket, figures: Path, number: int, notify: Notify, ready: Callable[[], None]
+) -> None:
+    """Be one of several processes."""
+    board = FigureBoard(figures, number)
+    serving.serve(listening, board=board, notify=notify, on_ready=lambda items: ready(), shared=True)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound, but does not listen yet: until the service does, callers are refused.
+
+    Raises:
+        ConfigError: an address that is taken, or none of this machine.
+    """
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        made = socket.socket(kind)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            "a free address of this machine",
+            got=f"{host}:{port}: {error.strerror}",
+            where="--host, --port",
+            fix="Give another --port, or end what listens there.",
+        ) from error
+    return made
 
 
 def is_loopback(host: str) -> bool:

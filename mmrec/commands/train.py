@@ -30,7 +30,8 @@ from mmrec.build_training import build_loader, build_loss, build_optimizer, buil
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.commands.profiling import COLLATION, OnProfile, profiled, watch_reader
 from mmrec.commands.validation import VALUE_LOSSES, Validation, check_metric, validation_cases
-from mmrec.config import Config, dump_config, load_config
+from mmrec.config import Config
+from mmrec.config_file import dump_config, load_config
 from mmrec.encoders.base import BlockEncoder
 from mmrec.errors import ArtifactError, ConfigError
 from mmrec.feed.catalogue import Catalogue

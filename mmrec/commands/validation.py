@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrec.assembly import Assembly, Notify
 from mmrec.config import Config
 from mmrec.errors import ConfigError, near_names
-from mmrec.evaluation.calibration import calibrated_metrics
+from mmrec.evaluation.calibration import KNOWN_BONUS, REPEAT_BONUS, TREND_WEIGHT, Calibration, calibrated_metrics
 from mmrec.evaluation.evaluate import validation_metrics
 from mmrec.evaluation.metrics import metric_names
 from mmrec.evaluation.settings import settings_of
@@ -59,7 +59,7 @@ class Validation:
         return found
 
     def encode_catalogue(self) -> Float[Tensor, "items width"]:
-        """Return the vectors of the whole catalogue, the trend left out; each rank encodes a stretch of it.
+        """Return the vectors of the whole catalogue, not calibrated; each rank encodes a stretch of it.
 
         The stretches are equally long, for ranks that run sharded blocks must run them equally often: the last row is
         encoded more than once where the numbers ask for it.
@@ -68,7 +68,7 @@ class Validation:
         length = -(-count // self.ranks.count)
         rows = np.minimum(np.arange(length) + self.ranks.rank * length, count - 1)
         own = encode_catalogue(
-            self.assembly.model, self.assembly.reader, rows, device=self.assembly.device, trend=False
+            self.assembly.model, self.assembly.reader, rows, device=self.assembly.device, calibrated=False
         )
         if self.ranks.count == 1:
             return own
@@ -76,41 +76,58 @@ class Validation:
 
     def _measure(self) -> dict[str, float]:
         assembly, split, cases = self.assembly, self.split, self.cases
-        config, model, histories = assembly.config, assembly.model, assembly.histories
+        config, histories = assembly.config, assembly.histories
         names = tuple(dict.fromkeys([config.train.metric, *METRICS]))
         first_seen = assembly.catalogue.first_seen
-        has_trend = bool(self.ids.trends.any()) and ITEM_ID in assembly.encoders and config.model.item_bias
-        scorer = ModelScorer(
-            model,
-            self.encode_catalogue(),
-            histories,
-            cases,
-            history_length=config.train.history_length,
-            device=assembly.device,
-            trends=torch.from_numpy(self.ids.trends) if has_trend else None,
-        )
+        vectors, setters = self.encode_catalogue(), self._setters()
+
+        def scorer(cases: Cases) -> ModelScorer:
+            return ModelScorer(
+                assembly.model,
+                vectors,
+                histories,
+                cases,
+                history_length=config.train.history_length,
+                device=assembly.device,
+                signals=torch.from_numpy(self.ids.signals) if len(setters) > 1 else None,
+            )
+
+        def questions(cases: Cases) -> Calibration:
+            return Calibration(
+                scorer(cases), cases, histories, split, setters=setters, names=names, first_seen=first_seen
+            )
+
         if config.objective.kind in VALUE_LOSSES:
             headline = settings_of(split, cases, histories)[0]
-            return validation_metrics(scorer, cases, histories, headline, first_seen=first_seen, names=names)
+            return validation_metrics(scorer(cases), cases, histories, headline, first_seen=first_seen, names=names)
         return calibrated_metrics(
-            scorer,
-            cases,
-            histories,
-            split,
-            set_bonus=model.scorer.repeat_bonus.fill_,
-            set_trend=model.scorer.trend_weight.fill_ if has_trend else None,
+            questions(cases),
             metric=config.train.metric,
             names=names,
-            first_seen=first_seen,
+            warm=None if split.calibration is None else questions(split.calibration),
+            cold_cost=config.train.cold_cost,
         )
+
+    def _setters(self) -> dict[str, Callable[[float], object]]:
+        """Return what validation may choose of this model: signals are read off known ids and added to a bias."""
+        scorer = self.assembly.model.scorer
+        found: dict[str, Callable[[float], object]] = {REPEAT_BONUS: scorer.repeat_bonus.fill_}
+        if ITEM_ID in self.assembly.encoders and self.assembly.config.model.item_bias:
+            if self.ids.trends.any():
+                found[TREND_WEIGHT] = scorer.trend_weight.fill_
+            if self.split.calibration is not None:
+                found[KNOWN_BONUS] = scorer.known_bonus.fill_
+        return found
 
 
 def validation_cases(config: Config, split: Split) -> Cases:
     """Return the cases that a configuration asks for.
 
     Raises:
-        ConfigError: the split has none.
+        ConfigError: the split has none, or none to weigh the cost of cold items by.
     """
+    if config.train.cold_cost is not None:
+        _check_cold_cost(config, split)
     cases, limit = split.validation, config.train.validation_cases
     if len(cases) == 0:
         raise ConfigError(
@@ -120,6 +137,23 @@ def validation_cases(config: Config, split: Split) -> Cases:
         return cases
     chosen = np.random.default_rng(config.train.seed).choice(len(cases), limit, replace=False)
     return cases.take(np.sort(chosen))
+
+
+def _check_cold_cost(config: Config, split: Split) -> None:
+    if split.calibration is None:
+        raise ConfigError(
+            "a split that holds warm cases out",
+            got=repr(split.name),
+            where="train.cold_cost",
+            fix="Make one: mmrec-data split FEED --kind cold_items --warm-share 0.3 --name NAME.",
+        )
+    if ITEM_ID not in config.encoders or not config.model.item_bias:
+        raise ConfigError(
+            "item ids and an item bias, to which a bonus can be added",
+            got="a model without",
+            where="train.cold_cost",
+            fix="Leave it out, or take encoders.item_id and model.item_bias.",
+        )
 
 
 def check_metric(name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,72 +18,127 @@ REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
 TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
+KNOWN_BONUSES = (*(step / 10 for step in range(11)), 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+"""Candidates for the bonus of items that training saw; the last hides all others."""
 STANDARD_ERRORS = 2.0
-"""Either stays at 0 unless it is better by this many: a few hundred questions always favour some candidate."""
-REPEAT_BONUS, TREND_WEIGHT = "repeat_bonus", "trend_weight"
+"""What is chosen stays at 0 unless it is better by this many: a few hundred questions always favour some candidate."""
+COST_METRIC = "hr@10"
+REPEAT_BONUS, TREND_WEIGHT, KNOWN_BONUS = "repeat_bonus", "trend_weight", "known_bonus"
+
+Values = Mapping[str, npt.NDArray[np.float64]]
 
 
-def calibrated_metrics(
-    scorer: CaseScorer,
-    cases: Cases,
-    histories: Histories,
-    split: Split,
-    *,
-    set_bonus: Callable[[float], object],
-    set_trend: Callable[[float], object] | None,
-    metric: str,
-    names: Sequence[str],
-    first_seen: npt.NDArray[np.int64],
-) -> dict[str, float]:
-    """Set the repeat bonus and the trend's weight that rank best; return the headline metrics with them.
-
-    Training cannot teach the bonus well: within one basket nobody chooses twice, and most targets of many feeds are within
-    one.  Likelihood is a poor judge too, for it weighs the bonus against the overconfident rest of the scores.  It is
-    judged where nothing is filtered, the trend then by the headline.  Questions about cold items say nothing of either:
-    there both are 0.
+class Calibration:
+    """Questions of one part of a split, and what has been chosen by them.
 
     Args:
-        scorer: the model, whose scores follow the bonus.
+        scorer: the model, whose scores follow what is chosen.
         cases: the questions.
         histories: the feed's interactions.
         split: whose part the cases are.
-        set_bonus: takes the bonus.
-        set_trend: takes the trend's weight; None where there is no trend.
-        metric: the one that counts, higher is better; the first of equals is taken.
-        names: metrics to return, ``metric`` among them.
+        setters: name (``repeat_bonus``, ``trend_weight``, ``known_bonus``) to what takes its value; where one is missing there
+            is nothing to choose.
+        names: metrics to measure.
         first_seen: shape (items,), of the catalogue.
     """
-    settings = settings_of(split, cases, histories)
-    unfiltered = next(setting for setting in settings if setting.pool == "all" and not setting.filter_seen)
 
-    state: dict[str, float] = {}
-    measured: dict[tuple[object, ...], dict[str, npt.NDArray[np.float64]]] = {}
+    def __init__(
+        self,
+        scorer: CaseScorer,
+        cases: Cases,
+        histories: Histories,
+        split: Split,
+        *,
+        setters: Mapping[str, Callable[[float], object]],
+        names: Sequence[str],
+        first_seen: npt.NDArray[np.int64],
+    ) -> None:
+        self._scorer, self._cases, self._histories = scorer, cases, histories
+        self._setters, self._names, self._first_seen = setters, tuple(dict.fromkeys([*names, COST_METRIC])), first_seen
+        self.settings = settings_of(split, cases, histories)
+        self.chosen: dict[str, float] = {}
+        self._measured: dict[tuple[object, ...], Values] = {}
+        for name in setters:
+            self.set(name, 0.0)
 
-    def measure(setting: Setting) -> dict[str, npt.NDArray[np.float64]]:
+    @property
+    def unfiltered(self) -> Setting:
+        """The setting of all candidates, the history among them."""
+        return next(setting for setting in self.settings if setting.pool == "all" and not setting.filter_seen)
+
+    def set(self, name: str, value: float) -> None:
+        """Take a value, where there is something that takes it."""
+        if name in self._setters:
+            self._setters[name](value)
+            self.chosen[name] = value
+
+    def measure(self, setting: Setting) -> Values:
+        """Return the metrics of every case with what is chosen now."""
         # What has been chosen so far is asked about again, as the next choice's first candidate and at the end.
-        key = (setting, *state.values())
-        if key not in measured:
-            measured[key] = validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
-        return measured[key]
+        key = (setting, *self.chosen.items())
+        if key not in self._measured:
+            self._measured[key] = validation_values(
+                self._scorer,
+                self._cases,
+                self._histories,
+                setting,
+                first_seen=self._first_seen,
+                names=self._names,
+            )
+        return self._measured[key]
 
-    def choose(name: str, candidates: Sequence[float], give: Callable[[float], object], setting: Setting) -> None:
+    def choose_best(self, name: str, candidates: Sequence[float], setting: Setting, *, metric: str) -> None:
+        """Take the candidate that ranks best, the first unless another is better beyond chance."""
+        if name not in self._setters:
+            return
         found = []
-        for candidate in candidates if split.kind != "cold_items" else candidates[:1]:
-            give(candidate)
-            state[name] = candidate
-            found.append(measure(setting)[metric])
+        for candidate in candidates:
+            self.set(name, candidate)
+            found.append(self.measure(setting)[metric])
         best = int(np.argmax([values.mean() for values in found]))
         gains = found[best] - found[0]
         if gains.mean() < STANDARD_ERRORS * gains.std() / max(len(gains), 1) ** 0.5:
             best = 0
-        give(candidates[best])
-        state[name] = candidates[best]
+        self.set(name, candidates[best])
 
-    state[REPEAT_BONUS] = REPEAT_BONUSES[0]
-    if set_trend is not None:
-        set_trend(TREND_WEIGHTS[0])
-        state[TREND_WEIGHT] = TREND_WEIGHTS[0]
-    choose(REPEAT_BONUS, REPEAT_BONUSES, set_bonus, unfiltered)
-    if set_trend is not None:
-        choose(TREND_WEIGHT, TREND_WEIGHTS, set_trend, settings[0])
-    return {**{name: float(values.mean()) for name, values in measure(settings[0]).items()}, **state}
+    def choose_cost(self, most: float) -> None:
+        """Take the least bonus of known items with which the unknown ones cost them no more than a share of HR@10."""
+        if KNOWN_BONUS not in self._setters:
+            return
+        among_all = self.settings[0]
+        alone = self.measure(replace(among_all, pool="cold"))[COST_METRIC].mean()
+        for candidate in KNOWN_BONUSES:
+            self.set(KNOWN_BONUS, candidate)
+            if self.measure(among_all)[COST_METRIC].mean() >= (1 - most) * alone:
+                break
+
+
+def calibrated_metrics(
+    asked: Calibration, *, metric: str, names: Sequence[str], warm: Calibration | None = None, cold_cost: float | None
+) -> dict[str, float]:
+    """Choose what ranks best; return the headline metrics with it.
+
+    Training cannot teach the repeat bonus well: within one basket nobody chooses twice, and most targets of many feeds are
+    within one.  Likelihood is a poor judge too, for it weighs the bonus against the overconfident rest of the scores.  It is
+    judged where nothing is filtered, the trend then by the headline.  Questions about cold items say nothing of either:
+    there ``warm`` questions among warm items do, and where there are none both are 0.
+
+    Args:
+        asked: the validation questions.
+        metric: the one that counts, higher is better; the first of equals is taken.
+        names: metrics to return, ``metric`` among them.
+        warm: questions about warm items, of a split about cold ones.
+        cold_cost: share of HR@10 that cold items may cost these; None leaves them what they cost.
+    """
+    if warm is not None:
+        warm.choose_best(REPEAT_BONUS, REPEAT_BONUSES, replace(warm.unfiltered, pool="cold"), metric=metric)
+        warm.choose_best(TREND_WEIGHT, TREND_WEIGHTS, replace(warm.settings[0], pool="cold"), metric=metric)
+        if cold_cost is not None:
+            warm.choose_cost(cold_cost)
+        for name, value in warm.chosen.items():
+            asked.set(name, value)
+    elif asked.settings[0].pool == "all":
+        asked.choose_best(REPEAT_BONUS, REPEAT_BONUSES, asked.unfiltered, metric=metric)
+        asked.choose_best(TREND_WEIGHT, TREND_WEIGHTS, asked.settings[0], metric=metric)
+    found = asked.measure(asked.settings[0])
+    return {**{name: float(found[name].mean()) for name in names}, **asked.chosen}

@@ -30,6 +30,11 @@ class Ids:
     counts: npt.NDArray[np.int64]
     trends: npt.NDArray[np.float32]
 
+    @property
+    def signals(self) -> npt.NDArray[np.float32]:
+        """What validation may weigh of each item, shape (ids, 2): its trend, and 1 where training saw it."""
+        return np.stack([self.trends, self.counts > 0], axis=1).astype(np.float32)
+
     @classmethod
     def load(cls, path: Path) -> Ids:
         """Read what :meth:`save` wrote."""

@@ -21,9 +21,14 @@ from mmrec.storage import RaggedArray, read_array, read_json
 
 SPLITS = "splits"
 WARM, VALIDATION_COLD, TEST_COLD = 0, 1, 2
-Part = Literal["validation", "test", "warm"]
+Part = Literal["validation", "test", "warm", "calibration"]
 Kind = Literal["global_time", "last_day", "leave_last_out", "cold_items"]
-_TARGET_ROLES: Mapping[Part, int] = {"validation": VALIDATION_COLD, "test": TEST_COLD, "warm": WARM}
+_TARGET_ROLES: Mapping[Part, int] = {
+    "validation": VALIDATION_COLD,
+    "test": TEST_COLD,
+    "warm": WARM,
+    "calibration": WARM,
+}
 KINDS: tuple[Kind, ...] = ("global_time", "last_day", "leave_last_out", "cold_items")
 
 
@@ -108,6 +113,7 @@ class Split:
         validation: cases for selection.
         test: cases for the final figure.
         warm: cases about warm items, of a ``cold_items`` split that holds some out: what cold items cost them.
+        calibration: further ones, by which training chooses how much that may be.
     """
 
     name: str
@@ -118,12 +124,18 @@ class Split:
     validation: Cases
     test: Cases
     warm: Cases | None = None
+    calibration: Cases | None = None
 
     @property
     def parts(self) -> Mapping[Part, Cases]:
         """The parts that the split has."""
-        found: dict[Part, Cases] = {"validation": self.validation, "test": self.test}
-        return found if self.warm is None else found | {"warm": self.warm}
+        found: dict[Part, Cases | None] = {
+            "validation": self.validation,
+            "test": self.test,
+            "warm": self.warm,
+            "calibration": self.calibration,
+        }
+        return {name: cases for name, cases in found.items() if cases is not None}
 
     def part(self, name: Part) -> Cases:
         """Return the cases of a part.
@@ -181,6 +193,9 @@ class Split:
             role = _TARGET_ROLES[part] if cold else WARM
             return Cases(table[:, 0], table[:, 1], table[:, 2], table[:, 3], role, roles)
 
+        def some(part: Part) -> Cases | None:
+            return cases(part) if (path / f"{part}.npy").is_file() else None
+
         return cls(
             name=name,
             kind=cast("Kind", about["kind"]),
@@ -189,5 +204,6 @@ class Split:
             item_roles=roles,
             validation=cases("validation"),
             test=cases("test"),
-            warm=cases("warm") if (path / "warm.npy").is_file() else None,
+            warm=some("warm"),
+            calibration=some("calibration"),
         )

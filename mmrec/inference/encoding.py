@@ -76,17 +76,17 @@ def encode_catalogue(
     *,
     device: torch.device,
     batch_items: int = 512,
-    trend: bool = True,
+    calibrated: bool = True,
     progress: Progress | None = None,
 ) -> Float[Tensor, "items width"]:
     """Return the score-ready vectors of some items, float32 on the CPU, in the order given.
 
-    ``trend`` is left out of a training's bank, and where its weight is still to be chosen.
+    A training's bank is not ``calibrated``, nor what is still to be.
     """
     vectors = torch.empty(len(item_rows), model.width)
     with evaluating(model, trains_on=bool(model.item_encoder.in_step)):
         for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
-            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device), trend=trend).float().cpu()
+            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device), calibrated=calibrated).float().cpu()
             if progress:
                 progress(len(index))
     return vectors
@@ -131,7 +131,7 @@ class ModelScorer:
         cases: the questions.
         history_length: most recent events a history is cut to.
         device: where to compute.
-        trends: shape (items,), where the vectors leave the trend out and its weight is still to be chosen.
+        signals: shape (items, 2), where the vectors are not calibrated yet; see :meth:`Scorer.calibrated`.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class ModelScorer:
         *,
         history_length: int,
         device: torch.device,
-        trends: Float[Tensor, " items"] | None = None,
+        signals: Float[Tensor, "items 2"] | None = None,
     ) -> None:
         self._model, self._histories, self._cases = model, histories, cases
         self._items = item_embeddings.to(device)
-        self._trends = None if trends is None else trends.to(device)
+        self._signals = None if signals is None else signals.to(device)
         self._length, self._device = history_length, device
         self._users = torch.empty(len(cases), 0, model.width)
         self._known = np.zeros(len(cases), dtype=bool)
@@ -174,9 +174,9 @@ class ModelScorer:
         return self._users[torch.from_numpy(cases)].to(self._device)
 
     def item_vectors(self, rows: slice | Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
-        """Return the vectors of some items, with the trend."""
+        """Return the vectors of some items, calibrated as the scorer is now."""
         items = self._items[rows]
-        return items if self._trends is None else self._model.scorer.with_trend(items, self._trends[rows])
+        return items if self._signals is None else self._model.scorer.calibrated(items, self._signals[rows])
 
     def repeat_items(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
         """Return the items of each case's history, which gain the repeat bonus."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmrec import columns
 from mmrec.assembly import Assembly, Meter, Notify, assemble, choose_device, ignore, silent_meter
-from mmrec.config import load_config
+from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import MANIFEST
 from mmrec.feed.ids import Ids

@@ -52,15 +52,15 @@ class RecommenderModel(nn.Module):
         comparable = all(name in item_encoder.modalities for name in contrastive_modalities)
         self.contrastive_items = contrastive_items if comparable else 0
 
-    def encode_items(self, items: ItemBatch, *, trend: bool = True) -> Float[Tensor, "items width"]:
+    def encode_items(self, items: ItemBatch, *, calibrated: bool = True) -> Float[Tensor, "items width"]:
         """Return score-ready vectors of distinct items.
 
         Args:
             items: what to encode.
-            trend: let what rose of late weigh more, as far as validation found that right.
+            calibrated: with what validation adds for their signals.
         """
         vectors = self.scorer.item_vectors(self.item_encoder(items))
-        return self.scorer.with_trend(vectors, item_trends(items)) if trend else vectors
+        return self.scorer.calibrated(vectors, item_signals(items)) if calibrated else vectors
 
     def encode_users(self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]) -> UserStates:
         """Return score-ready vectors of users, after the whole history and after each slot of it.
@@ -144,11 +144,12 @@ def gather_views(encoded: EncodedItems, modalities: Sequence[str]) -> Views:
     )
 
 
-def item_trends(items: ItemBatch) -> Float[Tensor, " items"]:
-    """Return how far each item's popularity rose of late; 0 for items that training did not see."""
-    trends = torch.zeros(len(items), device=items.item_rows.device)
+def item_signals(items: ItemBatch) -> Float[Tensor, "items 2"]:
+    """Return how far each item's popularity rose of late, and 1 for those that training saw; 0 and 0 for others."""
+    signals = torch.zeros(len(items), 2, device=items.item_rows.device)
     part = items.parts.get(ITEM_ID)
     if part is None:
-        return trends
+        return signals
     assert isinstance(part.content, IdContent)
-    return trends.index_copy(0, part.item_index, part.content.trends[part.content_index])
+    trends = part.content.trends[part.content_index]
+    return signals.index_copy(0, part.item_index, torch.stack([trends, torch.ones_like(trends)], dim=1))

@@ -23,6 +23,7 @@ class Scorer(nn.Module):
     An item that the user's history holds gains ``repeat_bonus``, which validation chooses.  Similarity cannot say that
     people come back for the very same thing: whatever raises an item raises everything like it as well.  Validation
     chooses ``trend_weight`` too: what rose in the last days before the question cannot be learnt from all the days before.
+    And it may choose a ``known_bonus`` of the items that training saw, over those it could only read.
 
     Args:
         dim: width of fused item vectors and user states.
@@ -33,6 +34,7 @@ class Scorer(nn.Module):
 
     repeat_bonus: Tensor
     trend_weight: Tensor
+    known_bonus: Tensor
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Scorer(nn.Module):
         self.stranger = nn.Parameter(torch.zeros(dim))
         self.register_buffer("repeat_bonus", torch.zeros(()))
         self.register_buffer("trend_weight", torch.zeros(()))
+        self.register_buffer("known_bonus", torch.zeros(()))
 
     def temperature(self) -> Float[Tensor, ""]:
         """Return the temperature; 1 for the inner product.  Its logarithm moves between the limits, never sticks."""
@@ -70,14 +73,20 @@ class Scorer(nn.Module):
         # Coordinates of about one let the bias learn as fast as everything else.
         return torch.cat([content, self.bias(content * self.dim**0.5).to(content.dtype)], dim=1)
 
-    def with_trend(
-        self, item_embeddings: Float[Tensor, "items width"], trends: Float[Tensor, " items"]
+    def calibrated(
+        self, item_embeddings: Float[Tensor, "items width"], signals: Float[Tensor, "items 2"]
     ) -> Float[Tensor, "items width"]:
-        """Add to the items' biases how far their popularity rose of late, weighted; without a bias nothing."""
+        """Add to the items' biases what validation gives for their signals; without a bias nothing.
+
+        Args:
+            item_embeddings: score-ready vectors.
+            signals: how far an item's popularity rose of late, and 1 where training saw the item.
+        """
         if self.bias is None:
             return item_embeddings
-        rise = self.trend_weight.to(item_embeddings) * trends.to(item_embeddings)
-        return torch.cat([item_embeddings[:, :-1], item_embeddings[:, -1:] + rise.unsqueeze(1)], dim=1)
+        weights = torch.stack([self.trend_weight, self.known_bonus]).to(item_embeddings)
+        gain = signals.to(item_embeddings) @ weights
+        return torch.cat([item_embeddings[:, :-1], item_embeddings[:, -1:] + gain.unsqueeze(1)], dim=1)
 
     def content(self, item_embeddings: Float[Tensor, "items width"]) -> Float[Tensor, "items dim"]:
         """Return score-ready item vectors without the bias: what histories and searches by content compare."""

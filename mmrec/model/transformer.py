@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmrec.batch import UserBatch
-from mmrec.model.dropout import Dropout, attend
+from mmrec.model.dropout import Dropout
 from mmrec.model.instants import instant_ranks, mean_over, simultaneous, visible
 from mmrec.model.user_encoder import EventFeatures, small_embedding
+from mmrec.model.user_layers import GatedLayer, HstuLayer, TransformerLayer
+
+LAYERS = {"transformer": TransformerLayer, "ligr": GatedLayer, "hstu": HstuLayer}
 
 
 class TransformerUserEncoder(nn.Module):
@@ -30,6 +33,7 @@ class TransformerUserEncoder(nn.Module):
         dropout: dropout on inputs, attention and feed-forward.
         num_events: names of events; 0 ignores them.
         time_gaps: embed the time since the previous instant.
+        layer: what its layers are.
     """
 
     def __init__(
@@ -42,13 +46,14 @@ class TransformerUserEncoder(nn.Module):
         dropout: float = 0.0,
         num_events: int = 0,
         time_gaps: bool = False,
+        layer: Literal["transformer", "ligr", "hstu"] = "transformer",
     ) -> None:
         super().__init__()
         self.positions = small_embedding(max_length, dim)
         self.features = EventFeatures(dim=dim, num_events=num_events, time_gaps=time_gaps)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
-            TransformerLayer(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
+            LAYERS[layer](dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
@@ -77,48 +82,3 @@ class TransformerUserEncoder(nn.Module):
     def _position(self, ranks: Int[Tensor, "users time"]) -> Float[Tensor, "users time dim"]:
         positions: Tensor = self.positions(ranks.clamp(max=self.positions.num_embeddings - 1))
         return positions
-
-
-class TransformerLayer(nn.Module):
-    """Pre-norm attention and feed-forward.
-
-    A head forgets by a power law of its own: its weights are multiplied by (1 + age) ** slope, age counted in instants.
-    """
-
-    def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads, self.attention_dropout = num_heads, dropout
-        self.attention_norm = nn.LayerNorm(dim)
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.slopes = nn.Parameter(-torch.linspace(0, 2, num_heads))
-        self.output = nn.Linear(dim, dim)
-        self.hidden_norm = nn.LayerNorm(dim)
-        self.inner = nn.Linear(dim, 4 * dim)
-        self.outer = nn.Linear(4 * dim, dim)
-        self.dropout = Dropout(dropout)
-        for branch in (self.output, self.outer):
-            nn.init.normal_(branch.weight, std=0.02)
-            nn.init.zeros_(branch.bias)
-
-    def forward(
-        self,
-        values: Float[Tensor, "users time dim"],
-        hidden_score: Float[Tensor, "users 1 time time"],
-        ages: Float[Tensor, "users 1 time time"],
-    ) -> Float[Tensor, "users time dim"]:
-        """Return the values after one layer.
-
-        Args:
-            values: one row a slot.
-            hidden_score: 0 where slot i may see slot j, minus infinity elsewhere.
-            ages: log(1 + instants between the two).
-        """
-        num_users, time, dim = values.shape
-        block = self.query_key_value(self.attention_norm(values))
-        queries, keys, heads = block.view(num_users, time, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mask = torch.addcmul(hidden_score, ages, self.slopes[:, None, None]).to(queries.dtype)
-        share = self.attention_dropout if self.training else 0.0
-        read = attend(queries, keys, heads, mask, share=share)
-        values = values + self.dropout(self.output(read.transpose(1, 2).reshape(num_users, time, dim)))
-        hidden = self.outer(functional.gelu(self.inner(self.hidden_norm(values))))
-        return torch.add(values, self.dropout(hidden))

@@ -13,9 +13,9 @@ from mmrec.errors import MmrecError
 from mmrec.serving.live_items import Item
 from mmrec.serving.model_worker import UserJob
 from mmrec.serving.post_vectors import Content
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.problems import ProblemError, unknown_item
 from mmrec.serving.schemas import Attribute, HealthAnswer, ItemAnswer, ModelAnswer
-from mmrec.serving.service import Service, unknown_item
+from mmrec.serving.service import Service
 from mmrec.serving.trace import Trace
 
 
@@ -76,13 +76,15 @@ class About:
             published_at=None if post is None else post.published_at,
         )
 
-    def model(self, trace: Trace) -> ModelAnswer:
-        """Return what answers."""
+    def model(self, trace: Trace, *, since: int) -> ModelAnswer:
+        """Return what answers, and since when, in milliseconds since 1970."""
         service = self._service
         return ModelAnswer(
             request_id=trace.request_id,
             model=service.model_hash,
             run=service.recommender.run.path.name,
+            vectors=service.vectors_name,
+            since=since,
             feed_hash=service.catalogue.feed_hash,
             modalities=list(service.recommender.assembly.encoders),
             width=service.recommender.assembly.model.width,

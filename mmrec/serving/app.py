@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 import mmrec
 from mmrec.errors import MissingExtraError
 from mmrec.serving import schemas
-from mmrec.serving.about import About
-from mmrec.serving.body import Payload, parse, split_body, validated
-from mmrec.serving.door import Door, Entrance, Work, plain_problem
+from mmrec.serving.admin import Admin
+from mmrec.serving.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
+from mmrec.serving.body import validated
+from mmrec.serving.bulk_routes import add_bulk
+from mmrec.serving.choice import UNCHOSEN
+from mmrec.serving.deployment import Deployment
+from mmrec.serving.door import Door, Entrance, plain_problem
+from mmrec.serving.follower import Follower
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.openapi import describe
-from mmrec.serving.problems import ProblemError
-from mmrec.serving.publishing import Publishing
+from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.request_log import RequestLog
+from mmrec.serving.route_work import answers, asked, numbers, path_id, told
 from mmrec.serving.service import Parts, Service
+from mmrec.serving.studio.routes import add_studio
+from mmrec.serving.swapping import OUTCOMES, Models, Swaps
 from mmrec.serving.trace import Trace
 
 try:
@@ -30,12 +36,16 @@ try:
 except ImportError as error:
     raise MissingExtraError("fastapi", "serve") from error
 
-_Asked = TypeVar("_Asked", bound=BaseModel)
-_ID: TypeAdapter[str | int] = TypeAdapter(schemas.Id)
-
 
 def build_app(
-    service: Service, *, metrics: Metrics | None = None, keys: KeyRing | None = None, reveal_ids: bool = False
+    service: Service,
+    *,
+    metrics: Metrics | None = None,
+    keys: KeyRing | None = None,
+    reveal_ids: bool = False,
+    studio: bool = True,
+    models: Models | None = None,
+    follower: Follower | None = None,
 ) -> FastAPI:
     """Return the application around a service, which it closes when it ends.
 
@@ -44,102 +54,129 @@ def build_app(
         metrics: counts; the service's batches, too, where it was given them.
         keys: of callers; None lets everybody in who speaks to this machine by a loopback name.
         reveal_ids: write user ids to the log as they are.
+        studio: serve the page at / too.
+        models: what may take the place of the service while it runs; None leaves the routes for that out.
+        follower: looks for what other processes do; ends with the application.
     """
     metrics = metrics or Metrics()
-    about, publishing = About(service), Publishing(service)
-    metrics.watch(about.state)
-    door = Door(Entrance(keys), service.limits, metrics, RequestLog(service.store.secret(), reveal_ids=reveal_ids))
+    deployment = Deployment(service, choice=UNCHOSEN if models is None else models.choice)
+    swaps = None if models is None else Swaps(deployment, models, on_swap=metrics.on_swap)
+    metrics.watch(deployment.state)
+    if follower is not None:
+        follower.add(deployment.follow)
+        if swaps is not None:
+            follower.add(swaps.follow)
+    recent = RecentProblems()
+    log = RequestLog(service.store.secret(), reveal_ids=reveal_ids)
+    door = Door(Entrance(keys), service.limits, metrics, log, recent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if follower is not None:
+            await asyncio.to_thread(follower.close)
+        if swaps is not None:
+            await asyncio.to_thread(swaps.close)
         await asyncio.to_thread(door.close)
-        await asyncio.to_thread(service.close)
+        await asyncio.to_thread(deployment.close)
 
     app = FastAPI(title="mmrec", version=mmrec.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _no_route)
-    _add_questions(app, door, service, about)
-    _add_writes(app, door, publishing)
-    _add_health(app, door, about, metrics)
+    _add_questions(app, door, deployment)
+    _add_writes(app, door, deployment)
+    add_bulk(app, door, deployment)
+    _add_health(app, door, deployment, metrics)
+    if swaps is not None:
+        metrics.expect_swaps(OUTCOMES)
+        _add_models(app, door, Admin(swaps))
+    if studio:
+        add_studio(app, door, deployment, recent, keys_needed=keys is not None)
     describe(app)
     return app
 
 
-def _add_questions(app: FastAPI, door: Door, service: Service, about: About) -> None:
-    @app.post("/v1/score", responses=_answers(schemas.ScoreAnswer))
+def _add_questions(app: FastAPI, door: Door, deployment: Deployment) -> None:
+    @app.post("/v1/score", responses=answers(schemas.ScoreAnswer))
     async def score(request: Request) -> Response:
         """Score candidates for a user or a history."""
-        return await door.answer(request, "score", "read", _asked(request, schemas.ScoreRequest, service.score))
+        take = deployment.reading(lambda now: now.service.score)
+        return await door.answer(request, "score", "read", asked(_kind(request), schemas.ScoreRequest, take))
 
-    @app.post("/v1/recommend", responses=_answers(schemas.RecommendAnswer))
+    @app.post("/v1/recommend", responses=answers(schemas.RecommendAnswer))
     async def recommend(request: Request) -> Response:
         """Return the best items for a user or a history."""
-        work = _asked(request, schemas.RecommendRequest, service.recommend)
-        return await door.answer(request, "recommend", "read", work)
+        take = deployment.reading(lambda now: now.service.recommend)
+        return await door.answer(request, "recommend", "read", asked(_kind(request), schemas.RecommendRequest, take))
 
-    @app.post("/v1/search", responses=_answers(schemas.SearchAnswer))
+    @app.post("/v1/search", responses=answers(schemas.SearchAnswer))
     async def search(request: Request) -> Response:
         """Return items near a text, pictures, items, a user, or any mix."""
-        return await door.answer(request, "search", "read", _asked(request, schemas.SearchRequest, service.search))
+        take = deployment.reading(lambda now: now.service.search)
+        return await door.answer(request, "search", "read", asked(_kind(request), schemas.SearchRequest, take))
 
-    @app.get("/v1/items/{item_id}", responses=_answers(schemas.ItemAnswer))
+    @app.get("/v1/items/{item_id}", responses=answers(schemas.ItemAnswer))
     async def item(request: Request, item_id: str) -> Response:
         """Return an item as it is known now."""
-        return await door.answer(request, "item", "read", _told(lambda trace: about.item(_id(item_id), trace)))
+        find = deployment.reading(lambda now: now.about.item)
+        return await door.answer(request, "item", "read", told(lambda trace: find(path_id(item_id), trace)))
 
-    @app.get("/v1/items/{item_id}/similar", responses=_answers(schemas.SearchAnswer))
+    @app.get("/v1/items/{item_id}/similar", responses=answers(schemas.SearchAnswer))
     async def similar(request: Request, item_id: str) -> Response:
         """Return items near one item; ``k`` and ``where`` in the query."""
-        query = dict(request.query_params)
+        query, find = dict(request.query_params), deployment.reading(lambda now: now.service.similar)
 
         def answer(trace: Trace) -> BaseModel:
-            return service.similar(_id(item_id), _similar(query), trace)
+            return find(path_id(item_id), validated(numbers(query, "k"), schemas.SimilarRequest), trace)
 
-        return await door.answer(request, "similar", "read", _told(answer))
+        return await door.answer(request, "similar", "read", told(answer))
 
-    @app.get("/v1/model", responses=_answers(schemas.ModelAnswer))
+    @app.get("/v1/model", responses=answers(schemas.ModelAnswer))
     async def model(request: Request) -> Response:
         """Return what answers."""
-        return await door.answer(request, "model", "read", _told(about.model))
+        return await door.answer(request, "model", "read", told(deployment.reading(lambda now: now.model)))
 
 
-def _add_writes(app: FastAPI, door: Door, publishing: Publishing) -> None:
-    @app.put("/v1/items/{item_id}", responses=_answers(schemas.PublishAnswer))
+def _add_writes(app: FastAPI, door: Door, deployment: Deployment) -> None:
+    @app.put("/v1/items/{item_id}", responses=answers(schemas.PublishAnswer))
     async def publish(request: Request, item_id: str) -> Response:
         """Take a post in: durable, recommended and searched from the answer on."""
+        put = deployment.writing(lambda now: now.publishing.publish)
 
-        def take(asked: schemas.PublishRequest, parts: Parts, trace: Trace) -> BaseModel:
-            return publishing.publish(_id(item_id), asked, parts, trace)
+        def take(body: schemas.PublishRequest, parts: Parts, trace: Trace) -> BaseModel:
+            return put(path_id(item_id), body, parts, trace)
 
-        return await door.answer(request, "publish", "write", _asked(request, schemas.PublishRequest, take))
+        return await door.answer(request, "publish", "write", asked(_kind(request), schemas.PublishRequest, take))
 
-    @app.delete("/v1/items/{item_id}", responses=_answers(schemas.DeleteAnswer))
+    @app.delete("/v1/items/{item_id}", responses=answers(schemas.DeleteAnswer))
     async def delete(request: Request, item_id: str) -> Response:
         """Take a post back."""
-        work = _told(lambda trace: publishing.delete(_id(item_id), trace))
-        return await door.answer(request, "delete", "write", work)
+        remove = deployment.writing(lambda now: now.publishing.delete)
+        return await door.answer(request, "delete", "write", told(lambda trace: remove(path_id(item_id), trace)))
 
-    @app.post("/v1/feedback", responses=_answers(schemas.FeedbackAnswer))
+    @app.post("/v1/feedback", responses=answers(schemas.FeedbackAnswer))
     async def feedback(request: Request) -> Response:
         """Append what users did: durable, and known to the next answer."""
+        append = deployment.reading(lambda now: now.publishing.feedback)
 
-        def take(asked: schemas.FeedbackRequest, parts: Parts, trace: Trace) -> BaseModel:
-            return publishing.feedback(asked, trace)
+        def take(body: schemas.FeedbackRequest, parts: Parts, trace: Trace) -> BaseModel:
+            return append(body, trace)
 
-        return await door.answer(request, "feedback", "write", _asked(request, schemas.FeedbackRequest, take))
+        return await door.answer(request, "feedback", "write", asked(_kind(request), schemas.FeedbackRequest, take))
 
 
-def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> None:
-    @app.get("/health/live", responses=_answers(schemas.HealthAnswer))
+def _add_health(app: FastAPI, door: Door, deployment: Deployment, metrics: Metrics) -> None:
+    @app.get("/health/live", responses=answers(schemas.HealthAnswer))
     async def live(request: Request) -> Response:
         """Say that the process is there."""
-        work = _told(lambda trace: schemas.HealthAnswer(request_id=trace.request_id, status="live"))
+        work = told(lambda trace: schemas.HealthAnswer(request_id=trace.request_id, status="live"))
         return await door.answer(request, "live", None, work, lane="here")
 
-    @app.get("/health/ready", responses=_answers(schemas.HealthAnswer))
+    @app.get("/health/ready", responses=answers(schemas.HealthAnswer))
     async def ready(request: Request) -> Response:
         """Encode a post, as a request would, and say whether that worked."""
-        return await door.answer(request, "ready", None, _told(about.ready), lane="aside")
+        return await door.answer(
+            request, "ready", None, told(deployment.reading(lambda now: now.about.ready)), lane="aside"
+        )
 
     @app.get("/metrics", include_in_schema=False)
     async def figures(request: Request) -> Response:
@@ -150,46 +187,27 @@ def _add_health(app: FastAPI, door: Door, about: About, metrics: Metrics) -> Non
         return answer
 
 
-def _asked(request: Request, schema: type[_Asked], take: Callable[[_Asked, Parts, Trace], BaseModel]) -> Work:
-    """Return the work of a route that has a body."""
-    content_type = request.headers.get("content-type", "")
+def _add_models(app: FastAPI, door: Door, admin: Admin) -> None:
+    @app.get("/admin/model", responses=answers(AdminModelAnswer))
+    async def models(request: Request) -> Response:
+        """Return what answers, what answered before, and how far a swap is."""
+        return await door.answer(request, "models", "admin", told(admin.model), lane="aside")
 
-    def work(body: bytes, trace: Trace) -> bytes:
-        with trace.stage("parse"):
-            payload: Payload = split_body(body, content_type)
-            asked = parse(payload.text, schema)
-        return take(asked, payload.parts, trace).model_dump_json().encode("utf-8")
+    @app.post("/admin/model", responses=answers(AdminModelAnswer, 200, 202))
+    async def swap(request: Request) -> Response:
+        """Put another run and its export in the place of what answers: checked first, and with all that was published."""
+        work = asked(_kind(request), SwapRequest, admin.swap)
+        return await door.answer(request, "swap", "admin", work, lane="long")
 
-    return work
-
-
-def _told(answer: Callable[[Trace], BaseModel]) -> Work:
-    """Return the work of a route that has none."""
-    return lambda body, trace: answer(trace).model_dump_json().encode("utf-8")
-
-
-def _id(text: str) -> str:
-    """Return the id in a path.
-
-    Raises:
-        ProblemError: text that can be no id.
-    """
-    try:
-        return str(_ID.validate_python(text, strict=True))
-    except ValidationError:
-        raise ProblemError(422, "an id of printable characters", got="other text", where="the path") from None
+    @app.post("/admin/rollback", responses=answers(AdminModelAnswer, 200, 202))
+    async def rollback(request: Request) -> Response:
+        """Put back what answered before, with all that was published since."""
+        work = asked(_kind(request), RollbackRequest, admin.rollback)
+        return await door.answer(request, "rollback", "admin", work, lane="long")
 
 
-def _similar(query: dict[str, str]) -> schemas.SimilarRequest:
-    values: dict[str, object] = dict(query)
-    k = query.get("k", "")
-    if k.isascii() and k.isdecimal() and len(k) < 10:
-        values["k"] = int(k)
-    return validated(values, schemas.SimilarRequest)
-
-
-def _answers(schema: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": schema}}
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "")
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 class Batcher(Generic[_Job, _Result]):
-    """Gathers jobs for a moment, or until there are enough, and runs them together.
+    """Gathers jobs for a moment, or until there are enough or they cost enough, and runs them together.
 
     Where a batch fails its jobs are run one by one, so that one that cannot be done spoils no other, and the thread goes
     on whatever a job does.
@@ -24,7 +24,9 @@ class Batcher(Generic[_Job, _Result]):
     Args:
         run: does several jobs and returns one result each.
         most: jobs of a batch.
-        seconds: how long the first of them waits for others.
+        budget: what the jobs of a batch may cost together; one that costs more runs alone.
+        cost: of a job.
+        seconds: how long the first of them waits for others; where the last one found none, it does not wait.
         waiting: jobs that may wait; more are refused.
         on_batch: told the size of every batch.
     """
@@ -34,12 +36,16 @@ class Batcher(Generic[_Job, _Result]):
         run: Callable[[Sequence[_Job]], Sequence[_Result]],
         *,
         most: int,
+        budget: int,
+        cost: Callable[[_Job], int],
         seconds: float,
         waiting: int,
         on_batch: Callable[[int], None],
     ) -> None:
         self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
-        self._queue: deque[tuple[_Job, Future[_Result]]] = deque()
+        self._budget, self._cost_of = budget, cost
+        self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
+        self._waiting_cost, self._company = 0, True
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="mmrec-model", daemon=True)
@@ -62,12 +68,14 @@ class Batcher(Generic[_Job, _Result]):
             ProblemError: too many wait, or the service is stopping.
         """
         future: Future[_Result] = Future()
+        cost = self._cost_of(job)
         with self._changed:
             if self._closed:
                 raise ProblemError(503, "a service that runs", got="one that is stopping", fix="Ask another replica.")
             if len(self._queue) >= self._limit:
                 raise overloaded("posts that wait to be encoded", limit=self._limit)
-            self._queue.append((job, future))
+            self._queue.append((job, future, cost))
+            self._waiting_cost += cost
             self._changed.notify()
         return future
 
@@ -88,13 +96,34 @@ class Batcher(Generic[_Job, _Result]):
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
-            until = time.monotonic() + self._seconds
-            while self._queue and len(self._queue) < self._most and not self._closed:
+            until = time.monotonic() + (self._seconds if self._company else 0.0)
+            while self._queue and not self._enough and not self._closed:
                 left = until - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            return [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+            taken = self._taken()
+            self._company = len(taken) + len(self._queue) > 1
+            return taken
+
+    @property
+    def _enough(self) -> bool:
+        """Whether what waits fills a batch."""
+        return len(self._queue) >= self._most or self._waiting_cost >= self._budget
+
+    def _taken(self) -> list[tuple[_Job, Future[_Result]]]:
+        """Take the jobs of the next batch out of the queue, in their order."""
+        taken: list[tuple[_Job, Future[_Result]]] = []
+        spent = 0
+        while self._queue and len(taken) < self._most:
+            job, future, cost = self._queue[0]
+            if taken and spent + cost > self._budget:
+                break
+            self._queue.popleft()
+            spent += cost
+            taken.append((job, future))
+        self._waiting_cost -= spent
+        return taken
 
     def _answer(self, batch: Sequence[tuple[_Job, Future[_Result]]]) -> None:
         try:

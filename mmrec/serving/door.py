@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +11,14 @@ from typing import Literal
 from mmrec.errors import MissingExtraError, RequestError
 from mmrec.preprocessing.pictures import PictureError
 from mmrec.serving.body import read_body
-from mmrec.serving.keys import KeyRing, Scope
+from mmrec.serving.keys import Key, KeyRing, Scope
 from mmrec.serving.limits import Limits
 from mmrec.serving.metrics import Metrics
 from mmrec.serving.problems import MEDIA_TYPE, ProblemError, overloaded, problem_body, too_slow
+from mmrec.serving.rates import Rates
+from mmrec.serving.recent_problems import RecentProblems
 from mmrec.serving.request_log import RequestLog
+from mmrec.serving.route_work import Work
 from mmrec.serving.store import StoreFailureError
 from mmrec.serving.trace import Trace
 
@@ -26,9 +29,9 @@ except ImportError as error:
     raise MissingExtraError("fastapi", "serve") from error
 
 JSON = "application/json"
-Lane = Literal["queue", "aside", "here"]
-Work = Callable[[bytes, Trace], bytes]
-"""What a route does with a body, in a thread of its own; returns the answer as JSON."""
+Lane = Literal["queue", "aside", "long", "here"]
+LONG_SECONDS = 660.0
+"""How long a request on the long lane may take."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -43,8 +46,8 @@ class Entrance:
 
     keys: KeyRing | None
 
-    def check(self, headers: Mapping[str, str], scope: Scope) -> None:
-        """Refuse callers who may not.
+    def check(self, headers: Mapping[str, str], scope: Scope) -> Key | None:
+        """Return the key of a caller, None of one who needs none; refuse those who may not.
 
         Raises:
             ProblemError: no key, an unknown one, one of a lower scope; or, without keys, another name of this machine.
@@ -60,7 +63,7 @@ class Entrance:
                     where="Host",
                     fix="Start mmrec serve with --keys.",
                 )
-            return
+            return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         presented = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         key = self.keys.find(presented) if presented else None
@@ -71,6 +74,7 @@ class Entrance:
             )
         if not key.allows(scope):
             raise ProblemError(403, f"a key of scope {scope}", got=f"one of scope {key.scope}", where="Authorization")
+        return key
 
 
 class Door:
@@ -81,18 +85,25 @@ class Door:
         limits: of the service.
         metrics: counts answers.
         log: writes what requests came to.
+        recent: keeps the last refusals.
     """
 
-    def __init__(self, entrance: Entrance, limits: Limits, metrics: Metrics, log: RequestLog) -> None:
+    def __init__(
+        self, entrance: Entrance, limits: Limits, metrics: Metrics, log: RequestLog, recent: RecentProblems
+    ) -> None:
         self._entrance, self._limits, self._metrics, self._log = entrance, limits, metrics, log
+        self._recent = recent
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="mmrec-aside")
+        self._long = ThreadPoolExecutor(2, thread_name_prefix="mmrec-long")
+        self._rates = Rates(limits)
         self._in_work = 0
 
     def close(self) -> None:
         """Finish what was taken in."""
         self._pool.shutdown(wait=True)
         self._aside.shutdown(wait=True)
+        self._long.shutdown(wait=True)
 
     async def answer(
         self, request: Request, route: str, scope: Scope | None, work: Work, *, lane: Lane = "queue"
@@ -105,18 +116,20 @@ class Door:
             scope: what its key must allow; None asks for no key.
             work: what it is about.
             lane: ``queue``: among the requests in work, of which there may be so many; ``aside``: in a thread that these
-                cannot fill; ``here``: at once, for work of no length.
+                cannot fill; ``long``: as aside, and with minutes of time; ``here``: at once, for work of no length.
         """
-        trace = Trace(route, seconds=self._limits.request_seconds)
+        trace = Trace(route, seconds=LONG_SECONDS if lane == "long" else self._limits.request_seconds)
         headers: dict[str, str] = {}
         try:
             if scope is not None:
-                self._entrance.check(request.headers, scope)
-            status, media, body = 200, JSON, await self._done(request, work, trace, lane)
+                self._rates.check(self._entrance.check(request.headers, scope))
+            body = await self._done(request, work, trace, lane)
+            status, media = trace.status, JSON
         except Exception as error:  # a fault of the program gets an answer too
             status, media, detail, errors, headers = *_refusal(error), _headers_of(error)
             if status == 500:
                 self._log.failed(trace, error)
+            self._recent.add(trace, status, error)
             body = problem_body(status, detail, request_id=trace.request_id, errors=errors)
         self._metrics.on_answer(trace, status)
         self._log.answered(trace, status)
@@ -128,11 +141,14 @@ class Door:
             return work(b"", trace)
         if lane == "aside":
             return await self._result(self._aside.submit(work, b"", trace), trace)
+        if lane == "long":
+            body = await self._body(request, seconds=self._limits.request_seconds)
+            return await self._result(self._long.submit(work, body, trace), trace)
         self._enter()
         future: Future[bytes] | None = None
         try:
             with trace.stage("read"):
-                body = await self._body(request, trace)
+                body = await self._body(request, seconds=trace.left())
             future = self._pool.submit(work, body, trace)
         finally:
             if future is None:
@@ -141,7 +157,7 @@ class Door:
         future.add_done_callback(lambda _: self._leave_from(loop))
         return await self._result(future, trace)
 
-    async def _body(self, request: Request, trace: Trace) -> bytes:
+    async def _body(self, request: Request, *, seconds: float) -> bytes:
         """Read a body.
 
         Raises:
@@ -150,7 +166,7 @@ class Door:
         declared = request.headers.get("content-length")
         reading = read_body(request.stream(), declared=declared, limit=self._limits.body_bytes)
         try:
-            return await asyncio.wait_for(reading, trace.left())
+            return await asyncio.wait_for(reading, seconds)
         except TimeoutError:
             raise ProblemError(408, f"a whole body within {self._limits.request_seconds:g} seconds") from None
         except ClientDisconnect:

@@ -15,6 +15,7 @@ from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ArtifactError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import CONTENT_HASH, open_store
+from mmrec.inference.projection import Projection, read_projection
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat
 from mmrec.search.index import Mask, Store, Vectors
@@ -32,12 +33,20 @@ class Exported:
         full: shape (items, width), score-ready vectors.
         table: id, caption and attributes, one row an item.
         row_of: row of an id, -1 for one that is not exported.
+        projection: where the items lie on a map, None of an export without one.
     """
 
     def __init__(
-        self, layout: VectorFormat, store: Store, full: Vectors, table: pd.DataFrame, row_of: Callable[[str], int]
+        self,
+        layout: VectorFormat,
+        store: Store,
+        full: Vectors,
+        table: pd.DataFrame,
+        row_of: Callable[[str], int],
+        projection: Projection | None = None,
     ) -> None:
         self.layout, self.store, self.full, self.table, self.row_of = layout, store, full, table, row_of
+        self.projection = projection
         self.item_ids = [str(item_id) for item_id in table[columns.ITEM_ID]]
         self.attributes = [name for name in table.columns if name not in _NOT_ATTRIBUTES]
         self._masks: OrderedDict[str, Mask] = OrderedDict()
@@ -76,10 +85,12 @@ class Pair:
     Args:
         recommender: the run on the exported feed.
         exported: the export.
+        vectors: name of the export's folder.
     """
 
     recommender: Recommender
     exported: Exported
+    vectors: str = ""
 
 
 def load_pair(
@@ -136,5 +147,7 @@ def load_pair(
             full,
             table,
             lambda item_id: catalogue.row(item_id) if item_id in catalogue else -1,
+            read_projection(folder),
         ),
+        vectors.resolve().name,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import tomllib
@@ -31,12 +32,16 @@ class Key:
         scope: what it may do.
         digest: SHA-256 of the key in hexadecimal.  Keys are 256 random bits, which no salt makes harder to guess.
         created: date.
+        rate: requests a second, 0 for any number; None: that of the service.
+        burst: requests at once; None: that of the service.
     """
 
     name: str
     scope: Scope
     digest: str
     created: str = ""
+    rate: float | None = None
+    burst: int | None = None
 
     def allows(self, scope: Scope) -> bool:
         """Return whether it may do what a scope may."""
@@ -82,7 +87,7 @@ class KeyRing:
         return found
 
 
-def create_key(path: Path, *, name: str, scope: Scope) -> str:
+def create_key(path: Path, *, name: str, scope: Scope, rate: float | None = None, burst: int | None = None) -> str:
     """Add a new key to a file, which only its owner may read, and return the key; the file keeps its hash.
 
     Raises:
@@ -98,7 +103,7 @@ def create_key(path: Path, *, name: str, scope: Scope) -> str:
     from mmrec.storage import atomic_file
 
     text = _PREFIX + secrets.token_urlsafe(32)
-    keys.append(Key(name, scope, _digest(text), datetime.now(UTC).date().isoformat()))
+    keys.append(Key(name, scope, _digest(text), datetime.now(UTC).date().isoformat(), rate, burst))
     with atomic_file(path) as partial:
         partial.touch(mode=0o600)
         partial.write_text("\n".join(_table(key) for key in keys), encoding="utf-8")
@@ -110,7 +115,10 @@ def _digest(text: str) -> str:
 
 
 def _table(key: Key) -> str:
-    return f'[[keys]]\nname = "{key.name}"\nscope = "{key.scope}"\nhash = "sha256:{key.digest}"\ncreated = "{key.created}"\n'
+    fields: dict[str, object] = {"name": key.name, "scope": key.scope, "hash": f"sha256:{key.digest}"}
+    lines = [f'{name} = "{value}"' for name, value in (fields | {"created": key.created}).items()]
+    lines += [f"{name} = {value}" for name, value in (("rate", key.rate), ("burst", key.burst)) if value is not None]
+    return "\n".join(["[[keys]]", *lines, ""])
 
 
 def _key(entry: object, *, where: str) -> Key:
@@ -124,4 +132,10 @@ def _key(entry: object, *, where: str) -> Key:
         raise ConfigError(
             "a hash sha256:...", got="something else", where=where, fix="Make the key again: mmrec keys create."
         )
-    return Key(name, scope, digest.removeprefix("sha256:"), str(values.get("created", "")))
+    rate, burst = values.get("rate"), values.get("burst")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf):
+        raise ConfigError("a rate of 0 or more requests a second", got=repr(rate), where=where)
+    if burst is not None and (isinstance(burst, bool) or not isinstance(burst, int) or burst < 1):
+        raise ConfigError("a burst of 1 or more requests", got=repr(burst), where=where)
+    created = str(values.get("created", ""))
+    return Key(name, scope, digest.removeprefix("sha256:"), created, None if rate is None else float(rate), burst)

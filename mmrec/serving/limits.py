@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from mmrec.preprocessing.pictures import MAX_PIXELS
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -20,29 +26,47 @@ class Limits:
         history: entries of a history that a request brings along.
         excluded: items that a request wants left out.
         events: events of one call of feedback.
+        users: users of one call that recommends to several.
+        posts: posts of one call that takes several in, or embeds them.
         k: items of an answer.
+        pool: candidates that freshness, diversity and weights of modalities put in order.
         requests: requests in work or waiting for it; one more gets 429.
         threads: requests in work.
+        rate: requests a second of one key, where its entry in the file of keys says nothing else; 0: any number.  Every
+            process counts for itself.
+        burst: requests of a key that may come at once before ``rate`` holds.
+        loopback_rate: requests a second of all callers without a key together, where none is needed; 0: any number.
         posts_waiting: posts that wait to be encoded.
         batch_posts: posts that are encoded together.
+        batch_tokens: tokens of text, patches of pictures and entries of histories that are encoded together; a job that
+            has more is encoded alone.
         batch_seconds: how long a post waits for others to be encoded with.
         cached_vectors: vectors of posts kept by content, the most recently used ones.
         request_seconds: how long a request may take, its body included.
     """
 
-    body_bytes: int = 16 << 20
-    pixels: int = MAX_PIXELS
-    pictures: int = 8
-    caption_length: int = 10_000
-    candidates: int = 1000
-    history: int = 1000
-    excluded: int = 1000
-    events: int = 1000
-    k: int = 500
-    requests: int = 64
-    threads: int = 16
-    posts_waiting: int = 4096
-    batch_posts: int = 64
-    batch_seconds: float = 0.002
-    cached_vectors: int = 100_000
-    request_seconds: float = 30.0
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    body_bytes: Count = 16 << 20
+    pixels: Count = MAX_PIXELS
+    pictures: Count = 8
+    caption_length: Count = 10_000
+    candidates: Count = 1000
+    history: Count = 1000
+    excluded: Count = 1000
+    events: Count = 1000
+    users: Count = 100
+    posts: Count = 256
+    k: Count = 500
+    pool: Count = 1000
+    requests: Count = 64
+    threads: Count = 16
+    rate: Rate = 0.0
+    burst: Count = 20
+    loopback_rate: Rate = 0.0
+    posts_waiting: Count = 4096
+    batch_posts: Count = 64
+    batch_tokens: Count = 32_768
+    batch_seconds: Rate = 0.002
+    cached_vectors: Count = 100_000
+    request_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -108,6 +108,11 @@ class LiveItems:
         """Return whether there is an item of that id."""
         return self.find(item_id) is not None
 
+    @property
+    def hidden_rows(self) -> Rows:
+        """Rows of the export that are not offered: taken away, or published over."""
+        return np.fromiter(self._hidden, dtype=np.int64)
+
     def put(self, post: Published) -> None:
         """Add a post, in place of whatever had its id."""
         self.published.put(post)
@@ -178,7 +183,7 @@ class LiveItems:
 
     def _candidates(self, ask: Ask, k: int) -> Rows:
         """Return the rows of the export that are worth scoring: what the index finds, and what the user had."""
-        hidden = np.fromiter(self._hidden, dtype=np.int64)
+        hidden = self.hidden_rows
         dropped, had = self._rows(ask.dropped), self._rows(ask.had)
         allowed = self.exported.mask(ask.where)
         if len(hidden):

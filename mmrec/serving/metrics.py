@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mmrec.errors import MissingExtraError
 from mmrec.serving.about import State
+from mmrec.serving.drift import ScoreDrift
+from mmrec.serving.figure_board import FigureBoard
 from mmrec.serving.trace import Trace
 
 try:
@@ -16,14 +18,19 @@ except ImportError as error:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_CONTENT = ("text", "image")
 _POSTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The figures of one service.  Labels are routes, stages and statuses, never ids."""
+    """The figures of one process.  Labels are routes, stages and statuses, never ids.
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    Args:
+        board: where the processes of one service show each other theirs.
+    """
+
+    def __init__(self, board: FigureBoard | None = None) -> None:
+        self._registry, self._board = CollectorRegistry(), board
         self._requests = Counter("mmrec_requests", "Requests answered.", ["route", "status"], registry=self._registry)
         self._seconds = Histogram(
             "mmrec_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=self._registry
@@ -38,6 +45,16 @@ class Metrics:
         self._batches = Histogram(
             "mmrec_batch_size", "Posts and users that the model ran together.", buckets=_POSTS, registry=self._registry
         )
+        self._swaps = Counter("mmrec_model_swaps", "Swaps of the model.", ["outcome"], registry=self._registry)
+        self._posts = Counter("mmrec_posts", "Posts that requests brought along.", ["route"], registry=self._registry)
+        self._posts_without = Counter(
+            "mmrec_posts_without",
+            "Those of them without something that the model could have read.",
+            ["route", "modality"],
+            registry=self._registry,
+        )
+        self._drift = ScoreDrift()
+        self._registry.register(_Scores(self._drift))
         self._in_work = Gauge("mmrec_requests_in_work", "Requests in work or waiting for it.", registry=self._registry)
 
     def watch(self, state: Callable[[], State]) -> None:
@@ -47,6 +64,15 @@ class Metrics:
     def on_batch(self, size: int) -> None:
         """Count a batch of the model."""
         self._batches.observe(size)
+
+    def expect_swaps(self, outcomes: Iterable[str]) -> None:
+        """Show outcomes that did not happen yet, so that their first is seen as a rise."""
+        for outcome in outcomes:
+            self._swaps.labels(outcome)
+
+    def on_swap(self, outcome: str) -> None:
+        """Count a swap of the model."""
+        self._swaps.labels(outcome).inc()
 
     def on_work(self, change: int) -> None:
         """Count requests that begin (1) and end (-1)."""
@@ -59,10 +85,42 @@ class Metrics:
         # A request that was given up may still add stages from its thread.
         for stage, seconds in list(trace.stages.items()):
             self._stages.labels(trace.route, stage).observe(seconds)
+        for present in list(trace.posts):
+            self._posts.labels(trace.route).inc()
+            for modality in _CONTENT:
+                self._posts_without.labels(trace.route, modality).inc(modality not in present)
+        if trace.scores:
+            self._drift.add(trace.route, trace.model_hash, list(trace.scores))
 
     def page(self) -> bytes:
-        """Return everything in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        """Return everything, that of the other processes too, in the text format of Prometheus."""
+        return generate_latest(self._registry) if self._board is None else self._board.page(self._registry)
+
+    def share(self) -> None:
+        """Show the figures to the other processes."""
+        if self._board is not None:
+            self._board.put(self._registry)
+
+
+class _Scores:
+    """How scores have moved."""
+
+    def __init__(self, drift: ScoreDrift) -> None:
+        self._drift = drift
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield mean and deviation of every route, of the start and of now, and the distance of the two means."""
+        mean = GaugeMetricFamily("mmrec_score_mean", "Mean of the scores that are shown.", labels=["route", "of"])
+        deviation = GaugeMetricFamily("mmrec_score_deviation", "Their standard deviation.", labels=["route", "of"])
+        shift = GaugeMetricFamily(
+            "mmrec_score_shift", "How far the mean has moved since the start, in deviations.", labels=["route"]
+        )
+        for route, figures in self._drift.figures().items():
+            for when, spread in (("start", figures.start), ("now", figures.now)):
+                mean.add_metric([route, when], spread.mean)
+                deviation.add_metric([route, when], spread.deviation)
+            shift.add_metric([route], figures.shift)
+        yield from (mean, deviation, shift)
 
 
 class _Reader:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import UserBatch
+from mmrec.batch import UserBatch, read_content
 from mmrec.feed.batches import ordered_users, pad
-from mmrec.inference.encoding import evaluating
+from mmrec.feed.items import ItemReader
+from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.posts import DecodedPost
 from mmrec.inference.recommender import Recommender
 from mmrec.serving.batcher import Batcher
@@ -35,7 +36,20 @@ class UserJob:
     times: Times | None
 
 
-_Job = DecodedPost | UserJob
+@dataclass(frozen=True)
+class ItemJob:
+    """An item of the feed that is to be encoded from some of what it has.
+
+    Args:
+        row: in the catalogue.
+        kept: the modalities that are read.
+    """
+
+    row: int
+    kept: tuple[str, ...]
+
+
+_Job = DecodedPost | UserJob | ItemJob
 
 
 class ModelWorker:
@@ -49,9 +63,12 @@ class ModelWorker:
 
     def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
         self._recommender, self._model = recommender, recommender.assembly.model
+        self._picture_tokens = picture_tokens(recommender)
         self._batcher: Batcher[_Job, Vectors] = Batcher(
             self._run,
             most=limits.batch_posts,
+            budget=limits.batch_tokens,
+            cost=self._cost,
             seconds=limits.batch_seconds,
             waiting=limits.posts_waiting,
             on_batch=on_batch,
@@ -62,6 +79,11 @@ class ModelWorker:
         """Posts and users that wait."""
         return self._batcher.depth
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes more."""
+        return self._batcher.alive
+
     def encode_post(self, post: DecodedPost) -> Future[Vectors]:
         """Return what will hold a post's score-ready vector, shape (width,)."""
         return self._batcher.submit(post)
@@ -70,9 +92,24 @@ class ModelWorker:
         """Return what will hold a user's score-ready vectors, shape (interests, width)."""
         return self._batcher.submit(job)
 
+    def encode_item(self, job: ItemJob) -> Future[Vectors]:
+        """Return what will hold an item's score-ready vector, shape (width,)."""
+        return self._batcher.submit(job)
+
     def close(self) -> None:
         """Finish what waits, then stop."""
         self._batcher.close()
+
+    def _cost(self, job: _Job) -> int:
+        """Return how many tokens a job has: of its caption, of its pictures, of a history; of an item as many as it may."""
+        words = self._recommender.assembly.words
+        if isinstance(job, UserJob):
+            return len(job.items)
+        if isinstance(job, ItemJob):
+            text = words.max_tokens if words is not None and "text" in job.kept else 0
+            return text + (self._picture_tokens if "image" in job.kept else 0)
+        text = 0 if words is None or job.caption is None else len(words.encode([job.caption]).token_ids.values)
+        return text + self._picture_tokens * len(job.pictures)
 
     def _run(self, jobs: Sequence[_Job]) -> Sequence[Vectors]:
         results: dict[int, Vectors] = {}
@@ -80,11 +117,22 @@ class ModelWorker:
         if posts:
             vectors = self._recommender.vectors.encode(list(posts.values())).numpy()
             results |= dict(zip(posts, vectors, strict=True))
+        items = {index: job for index, job in enumerate(jobs) if isinstance(job, ItemJob)}
+        for kept in {job.kept for job in items.values()}:
+            places = [index for index, job in items.items() if job.kept == kept]
+            results |= dict(zip(places, self._items([items[index].row for index in places], kept), strict=True))
         for bare in (True, False):
             users = {i: job for i, job in enumerate(jobs) if isinstance(job, UserJob) and (job.times is None) == bare}
             if users:
                 results |= dict(zip(users, self._users(list(users.values())), strict=True))
         return [results[index] for index in range(len(jobs))]
+
+    def _items(self, rows: Sequence[int], kept: Sequence[str]) -> Vectors:
+        """Encode items from some of their modalities, shape (items, width)."""
+        modalities = self._recommender.assembly.reader.modalities
+        reader = ItemReader({name: modality for name, modality in modalities.items() if name in kept})
+        wanted = np.array(rows, dtype=np.int64)
+        return np.asarray(encode_catalogue(self._model, reader, wanted, device=self._recommender.device).numpy())
 
     def _users(self, jobs: Sequence[UserJob]) -> Vectors:
         """Encode users whose histories all have times, or all have none; shape (users, interests, width)."""
@@ -99,6 +147,20 @@ class ModelWorker:
         with evaluating(self._model):
             vectors = self._model.encode_users(users.to(device), torch.from_numpy(items).to(device)).vectors
             return np.asarray(vectors.float().cpu().numpy())
+
+
+def picture_tokens(recommender: Recommender) -> int:
+    """Return how many tokens the model makes of a picture, 0 where it sees none."""
+    if recommender.assembly.pixels is None:
+        return 0
+    grey = np.full((8, 8, 3), 128, dtype=np.uint8)
+    model, batch = (
+        recommender.assembly.model,
+        recommender.vectors.batch([DecodedPost(None, (grey,), ("grey",), "grey")]),
+    )
+    with evaluating(model):
+        content = read_content(batch.to(recommender.device).parts["image"].content)
+        return int(model.item_encoder.encoder("image")(content).lengths[0])
 
 
 def timed_users(

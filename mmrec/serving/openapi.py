@@ -9,7 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mmrec.serving import schemas
+from mmrec.serving import batch_schemas, schemas
+from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
+from mmrec.serving.log_schemas import LogRequest
+from mmrec.serving.studio import schemas as studio_schemas
 
 _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/score", "post"): schemas.ScoreRequest,
@@ -17,10 +20,26 @@ _BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/search", "post"): schemas.SearchRequest,
     ("/v1/items/{item_id}", "put"): schemas.PublishRequest,
     ("/v1/feedback", "post"): schemas.FeedbackRequest,
+    ("/admin/model", "post"): SwapRequest,
+    ("/admin/rollback", "post"): RollbackRequest,
+    ("/v1/cards", "post"): studio_schemas.CardsRequest,
+    ("/v1/inspect", "post"): studio_schemas.InspectRequest,
+    ("/v1/recommend:batch", "post"): batch_schemas.RecommendBatchRequest,
+    ("/v1/items:batch", "post"): batch_schemas.PublishBatchRequest,
+    ("/v1/embeddings", "post"): batch_schemas.EmbeddingRequest,
+}
+_QUERIES: dict[str, type[BaseModel]] = {
+    "/v1/items/{item_id}/similar": schemas.SimilarRequest,
+    "/v1/users": studio_schemas.UsersRequest,
+    "/v1/users/{user_id}": studio_schemas.UserQuery,
+    "/v1/map": studio_schemas.MapQuery,
+    "/v1/log/posts": LogRequest,
+    "/v1/log/feedback": LogRequest,
+    "/v1/log/served": LogRequest,
 }
 _PROBLEM = {
     "type": "object",
-    "title": "Problem",
+    "title": "ProblemDetails",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
         "type": {"type": "string"},
@@ -52,7 +71,7 @@ def _described(app: FastAPI) -> _Tree:
         [(schema, "validation") for schema in _BODIES.values()], ref_template="#/components/schemas/{model}"
     )
     components.setdefault("schemas", {}).update(cast("_Tree", made.get("$defs", {})))
-    components["schemas"]["Problem"] = _PROBLEM
+    components["schemas"]["ProblemDetails"] = _PROBLEM
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     paths = cast("dict[str, dict[str, _Tree]]", tree["paths"])
     for path, methods in paths.items():
@@ -77,15 +96,14 @@ def _complete(operation: _Tree, path: str, method: str) -> None:
             "required": True,
             "content": {"application/json": reference, "multipart/form-data": form},
         }
-    if path.endswith("/similar"):
+    query = _QUERIES.get(path)
+    if query is not None:
+        fields = cast("dict[str, _Tree]", query.model_json_schema()["properties"])
         parameters = cast("list[object]", operation.setdefault("parameters", []))
-        parameters += [
-            {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 10}},
-            {"name": "where", "in": "query", "schema": {"type": "string", "default": ""}},
-        ]
+        parameters += [{"name": name, "in": "query", "schema": field} for name, field in fields.items()]
     if not path.startswith("/health"):
         operation["security"] = [{"key": []}, {}]
     responses = cast("_Tree", operation["responses"])
     responses.pop("422", None)
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     responses["default"] = {"description": "A problem.", "content": problem}

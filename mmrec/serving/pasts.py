@@ -79,7 +79,13 @@ class Pasts:
             user_id: who.
             known: tells items whose vectors there are.
         """
-        feed, since = self._of_feed(user_id), self._since(user_id, known)
+        return self._past(self._of_feed(user_id), self._since(user_id, known))
+
+    def of_feed(self, user_id: str) -> Past | None:
+        """Return the history of a user as the feed alone has it, None of one whom it does not know."""
+        return self._past(self._of_feed(user_id), _NONE)
+
+    def _past(self, feed: _Events, since: _Events) -> Past | None:
         if not len(feed.item_ids) and not len(since.item_ids):
             return None
         item_ids = np.concatenate([feed.item_ids, since.item_ids])

@@ -74,6 +74,16 @@ def too_slow(seconds: float) -> ProblemError:
     )
 
 
+def unknown_item(item_id: str) -> ProblemError:
+    """Return the refusal of an id in a path that nothing has."""
+    return ProblemError(404, "the id of a known item", got=repr(item_id), where="the path")
+
+
+def too_many(what: str, *, limit: int, got: int, where: str, fix: str = "") -> ProblemError:
+    """Return the refusal of more than a request may ask for."""
+    return ProblemError(422, f"at most {limit} {what}", got=str(got), where=where, fix=fix)
+
+
 def problem_body(status: int, detail: str, *, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> bytes:
     """Return the problem details of a refusal as JSON."""
     body: dict[str, object] = {

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from mmrec.assembly import Notify, ignore
-from mmrec.errors import MmrecError, near_names
+from mmrec.errors import MmrecError, RequestError
+from mmrec.serving.askers import settled
+from mmrec.serving.attributes import check_attributes
+from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
+from mmrec.serving.carry_over import carry_over
 from mmrec.serving.post_vectors import Content, Encoded
-from mmrec.serving.problems import ProblemError
-from mmrec.serving.published import Published, attribute_table
+from mmrec.serving.problems import too_many, unknown_item
 from mmrec.serving.references import content_of
 from mmrec.serving.schemas import (
-    Attribute,
     DeleteAnswer,
     FeedbackAnswer,
     FeedbackRequest,
     PublishAnswer,
     PublishRequest,
 )
-from mmrec.serving.service import Parts, Service, now_ms, unknown_item
-from mmrec.serving.store import Event, StoredPost
+from mmrec.serving.service import Parts, Service, now_ms
+from mmrec.serving.store import Event, StoredPost, StoreFailureError
 from mmrec.serving.trace import Trace
 
-_AT_ONCE = 64
-"""Posts whose pictures are in memory while they are encoded again."""
+_WRITERS = 16
 
 
 class Publishing:
@@ -39,39 +41,19 @@ class Publishing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._items, self._store = service, service.items, service.store
-        # The store and the items in memory must see writes in the same order.
-        self._lock = threading.Lock()
 
     def restore(self, *, notify: Notify = ignore) -> None:
         """Offer again what the store holds.
 
-        Posts that another model encoded are encoded again from what was published; one that has become part of the
-        export is taken from there.
+        Posts that another model encoded are encoded again from what was published, and kept so; one that has become part
+        of the export is taken from there.
         """
-        stale = []
-        for stored in self._store.posts():
-            if stored.deleted:
-                self._items.remove(stored.item_id)
-            elif stored.model_hash == self._service.model_hash:
-                self._items.put(_published(stored))
-            elif self._items.exported.row_of(stored.item_id) < 0:
-                stale.append(stored)
-        if stale:
-            notify(f"{len(stale)} published posts are encoded again, by another model than before")
-        for start in range(0, len(stale), _AT_ONCE):
-            self._encode_again(stale[start : start + _AT_ONCE], notify)
+        exported = self._items.exported
+        carry_over(self._service, has=lambda number, item_id: exported.row_of(item_id) >= 0, keep=True, notify=notify)
 
-    def _encode_again(self, posts: Sequence[StoredPost], notify: Notify) -> None:
-        read = self._service.recommender.vectors.contents.read_attributes
-        contents = [
-            Content(stored.caption, self._store.pictures(stored.item_id), read(stored.attributes)) for stored in posts
-        ]
-        coming = [self._service.posts.start(content) for content in contents]
-        for stored, content, future in zip(posts, contents, coming, strict=True):
-            try:
-                self._keep(stored.item_id, content, future.result(), stored.attributes, stored.published_at)
-            except MmrecError as error:
-                notify(f"published post {stored.item_id!r} is left out: {error}")
+    def follow(self) -> None:
+        """Offer what other processes published since, and take away what they took back."""
+        carry_over(self._service)
 
     def publish(self, item_id: str, request: PublishRequest, parts: Parts, trace: Trace) -> PublishAnswer:
         """Take a post in; when this returns, it is durable, and recommended and searched like any other.
@@ -81,18 +63,13 @@ class Publishing:
             RequestError: a post that cannot be read.
             StoreFailureError: it could not be kept.
         """
-        self._check_attributes(request.attributes)
-        read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
-        content = content_of(request.caption, request.image, parts, self._service.limits, read)
-        with trace.stage("decode"):
-            coming = self._service.posts.start(content)
+        content, coming = self._start(request, parts, trace)
         with trace.stage("encode"):
             encoded = trace.wait(coming)
-        at = now_ms() if request.published_at is None else request.published_at
+        trace.posts.append(encoded.present)
         trace.left()
-        with self._lock, trace.stage("store"):
-            created = not self._items.known(item_id)
-            self._keep(item_id, content, encoded, request.attributes, at)
+        with trace.stage("store"):
+            created = self._put(item_id, request, content, encoded)
         return PublishAnswer(
             request_id=trace.request_id,
             item_id=self._items.external(item_id),
@@ -101,6 +78,69 @@ class Publishing:
             items=len(self._items),
         )
 
+    def publish_batch(self, request: PublishBatchRequest, parts: Parts, trace: Trace) -> PublishBatchAnswer:
+        """Take several posts in, encoded together; one that cannot be taken in spoils no other.
+
+        Raises:
+            ProblemError: too many, or more work than there is time for.
+        """
+        posts, limit = request.items, self._service.limits.posts
+        if len(posts) > limit:
+            raise too_many("posts", limit=limit, got=len(posts), where="items", fix="Send several requests.")
+        started: list[tuple[Content, Future[Encoded]] | MmrecError] = []
+        names: set[str] = set()
+        for post in posts:
+            again = str(post.item_id) in names
+            names.add(str(post.item_id))
+            twice = RequestError("an id that no post before has", got=repr(post.item_id))
+            started.append(twice if again else settled(partial(self._start, post, parts, trace)))
+        with trace.stage("encode"):
+            encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one[1])) for one in started]
+        trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
+        trace.left()
+
+        def put(number: int) -> BatchedPost:
+            post, begun, vector = posts[number], started[number], encoded[number]
+            created, error = False, str(vector) if isinstance(vector, MmrecError) else None
+            try:
+                if isinstance(vector, Encoded) and not isinstance(begun, MmrecError):
+                    created = self._put(str(post.item_id), post, begun[0], vector)
+            except StoreFailureError:
+                error = "expected a post that the store keeps, got a failure. Try again."
+            present = list(vector.present) if isinstance(vector, Encoded) and error is None else []
+            name = self._items.external(str(post.item_id))
+            return BatchedPost(item_id=name, present=present, created=created, error=error)
+
+        # Writes of several threads share a commit.
+        with trace.stage("store"), ThreadPoolExecutor(min(_WRITERS, len(posts))) as writers:
+            results = list(writers.map(put, range(len(posts))))
+        return PublishBatchAnswer(request_id=trace.request_id, results=results, items=len(self._items))
+
+    def _start(self, request: PublishRequest, parts: Parts, trace: Trace) -> tuple[Content, Future[Encoded]]:
+        """Check and decode a post and have it encoded."""
+        trace.left()
+        read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
+        content = content_of(request.caption, request.image, parts, self._service.limits, read)
+        check_attributes(self._items.exported, request.attributes)
+        with trace.stage("decode"):
+            return content, self._service.posts.start(content)
+
+    def _put(self, item_id: str, request: PublishRequest, content: Content, encoded: Encoded) -> bool:
+        """Keep and offer a post; return whether its id is new."""
+        post = StoredPost(
+            item_id=item_id,
+            caption=content.caption,
+            attributes=request.attributes,
+            content_hash=encoded.key,
+            model_hash=self._service.model_hash,
+            present=encoded.present,
+            vector=encoded.vector,
+            published_at=now_ms() if request.published_at is None else request.published_at,
+        )
+        created = not self._items.known(item_id)
+        self._keep(post, content.pictures)
+        return created
+
     def delete(self, item_id: str, trace: Trace) -> DeleteAnswer:
         """Take a post back, published or exported: it is offered no more, but stays in the histories of its users.
 
@@ -108,14 +148,13 @@ class Publishing:
             ProblemError: no such item.
             StoreFailureError: it could not be kept.
         """
-        with self._lock, trace.stage("store"):
+        with trace.stage("store"):
             if not self._items.known(item_id):
                 raise unknown_item(item_id)
             nothing = np.zeros(0, dtype=np.float32)
             model_hash = self._service.model_hash
             gone = StoredPost(item_id, None, {}, "", model_hash, (), nothing, now_ms(), deleted=True)
-            self._store.put_post(gone, ())
-            self._items.remove(item_id)
+            self._keep(gone, ())
         external = self._items.external(item_id)
         return DeleteAnswer(request_id=trace.request_id, item_id=external, items=len(self._items))
 
@@ -128,7 +167,7 @@ class Publishing:
         """
         limit = self._service.limits.events
         if len(request.events) > limit:
-            raise ProblemError(422, f"at most {limit} events", got=str(len(request.events)), where="events")
+            raise too_many("events", limit=limit, got=len(request.events), where="events")
         times = _Clock()
         events = [
             Event(
@@ -147,45 +186,9 @@ class Publishing:
         unknown = sum(not self._items.known(event.item_id) for event in events)
         return FeedbackAnswer(request_id=trace.request_id, accepted=len(events), unknown_items=unknown)
 
-    def _keep(
-        self, item_id: str, content: Content, encoded: Encoded, attributes: Mapping[str, Attribute], published_at: int
-    ) -> None:
-        stored = StoredPost(
-            item_id=item_id,
-            caption=content.caption,
-            attributes=attributes,
-            content_hash=encoded.key,
-            model_hash=self._service.model_hash,
-            present=encoded.present,
-            vector=encoded.vector,
-            published_at=published_at,
-        )
-        self._store.put_post(stored, content.pictures)
-        self._items.put(_published(stored))
-
-    def _check_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        """Refuse what filters could not compare with what the export has.
-
-        Raises:
-            ProblemError: an unknown attribute, or a value of another type.
-        """
-        known, table = self._items.exported.attributes, self._items.exported.table
-        for name, value in attributes.items():
-            where = f"attributes.{name[:100]}"
-            if name not in known:
-                raise ProblemError(
-                    422,
-                    "an attribute of the export",
-                    got=repr(name[:100]),
-                    where=where,
-                    fix=near_names(name[:100], known),
-                )
-            probe = Published("", None, {name: value}, (), np.zeros(0, np.float32), 0)
-            try:
-                attribute_table([probe], table[[name]].iloc[:0])
-            except (TypeError, ValueError, OverflowError) as error:
-                kind = str(table[name].dtype)
-                raise ProblemError(422, f"a value of type {kind}", got=type(value).__name__, where=where) from error
+    def _keep(self, post: StoredPost, pictures: Sequence[bytes]) -> None:
+        """Keep a post, then bring it into memory; of writes at a time the store's numbers tell the last."""
+        self._service.changes.apply(self._store.put_post(post, pictures), post)
 
 
 class _Clock:
@@ -199,9 +202,3 @@ class _Clock:
         """Return the time of a user's next event."""
         self._counts[user_id] += 1
         return self._now + self._counts[user_id] - 1
-
-
-def _published(stored: StoredPost) -> Published:
-    return Published(
-        stored.item_id, stored.caption, stored.attributes, stored.present, stored.vector, stored.published_at
-    )

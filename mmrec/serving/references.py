@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 
 from mmrec.errors import RequestError
@@ -12,6 +13,7 @@ from mmrec.serving.post_vectors import Content
 from mmrec.serving.schemas import Attribute, Image, RawPost
 
 PART = "part:"
+_DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
 
 def content_of(
@@ -43,6 +45,11 @@ def content_of(
     return Content(caption, tuple(_picture(one, parts) for one in images), attributes or {})
 
 
+def is_data_url(text: str) -> bool:
+    """Return whether a text is a picture."""
+    return _DATA.match(text) is not None
+
+
 def name_of(post: RawPost, position: int) -> str | int:
     """Return what the answer calls a post."""
     return post.item_id if post.item_id is not None else f"new:{position}"
@@ -50,16 +57,23 @@ def name_of(post: RawPost, position: int) -> str | int:
 
 def _picture(image: Image | str, parts: Mapping[str, bytes]) -> bytes:
     if isinstance(image, Image):
-        try:
-            return base64.b64decode(image.base64, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError("a picture in base64", got="other text") from error
+        return _decoded(image.base64)
+    data = _DATA.match(image)
+    if data:
+        return _decoded(image[data.end() :])
     name = image.removeprefix(PART)
     if name == image or name not in parts:
         got = "no part of that name" if name != image else "other text"
         raise RequestError(
-            f'a picture as {{"base64": ...}} or "{PART}NAME"',
+            f'a picture as {{"base64": ...}}, "data:image/...;base64,..." or "{PART}NAME"',
             got=got,
             fix="Send the picture along: nothing is fetched.",
         )
     return parts[name]
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError("a picture in base64", got="other text") from error

@@ -38,12 +38,17 @@ class RequestLog:
 
     def failed(self, trace: Trace, error: BaseException) -> None:
         """Write where the program failed, without the message of the error, which may hold what was sent."""
-        frames = traceback.extract_tb(error.__traceback__)
-        places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-        _LOG.error(json.dumps({"request_id": trace.request_id, "error": type(error).__name__, "at": places}))
+        line = {"request_id": trace.request_id, "error": type(error).__name__, "at": places_of(error)}
+        _LOG.error(json.dumps(line))
 
     def shown(self, user_id: str) -> str:
         """Return a user id as the log shows it."""
         if self._reveal:
             return user_id
         return hashlib.blake2b(user_id.encode("utf-8", "replace"), key=self._secret, digest_size=8).hexdigest()
+
+
+def places_of(error: BaseException) -> str:
+    """Return where an error came from, the innermost place first, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))

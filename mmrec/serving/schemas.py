@@ -18,6 +18,8 @@ def _identifier(value: str | int) -> str | int:
 
 Id = Annotated[str | int, AfterValidator(_identifier)]
 Attribute = str | int | float | bool | None
+Weight = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1000)]
 
 
 class Asked(BaseModel):
@@ -33,7 +35,10 @@ class Image(Asked):
 
 
 Picture = Annotated[
-    Image | str, Field(description='A picture in base64, or "part:NAME", a part of a multipart request.')
+    Image | str,
+    Field(
+        description='A picture in base64 (data:image/...;base64, too), or "part:NAME", a part of a multipart request.'
+    ),
 ]
 
 
@@ -68,15 +73,45 @@ class RecommendRequest(Asked):
         default="include", description="Whether items that the user chose before may come again."
     )
     where: str = Field(default="", max_length=1000, description="Conditions such as colour=Black and price<20.")
+    freshness: float = Field(
+        default=0.0, ge=0, le=1, description="How much it counts to be newer than other candidates; 0: not at all."
+    )
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="How much it counts to differ from what is ranked higher; 0: not at all."
+    )
+    modality_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="How much the candidates' modalities count, such as image: 0.5; 1 where nothing is said. A score is "
+        "that expected where each modality is kept with this probability; a post never loses its only content.",
+    )
+    reasons: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="For each item, so many posts of the user's history that are nearest to it in the model's space.",
+    )
+
+
+class SearchWeights(Asked):
+    """How much each part of a question counts."""
+
+    text: Share = 1.0
+    image: Share = 1.0
+    items: Share = Field(default=1.0, description="Of each of the items.")
+    user: Share = 1.0
 
 
 class SearchRequest(Asked):
-    """Items near a text, pictures, items, a user, or any mix of these; text and pictures are one post."""
+    """Items near a text, pictures, items, a user, or any mix of these.
+
+    Text and pictures are one post, unless there are weights: then each is a direction of its own.
+    """
 
     text: str | None = None
     image: Picture | list[Picture] | None = None
     items: list[Id] = Field(default_factory=list)
     user_id: Id | None = None
+    weights: SearchWeights | None = None
     k: int = Field(default=10, ge=1)
     where: str = Field(default="", max_length=1000)
 
@@ -163,13 +198,33 @@ class RankedItem(BaseModel):
     reason: Literal["popular", "fresh"] | None = None
 
 
+class NearPost(BaseModel):
+    """A post of the user's history near a recommended item."""
+
+    item_id: str | int
+    similarity: float = Field(description="Cosine of the two posts' vectors, between -1 and 1.")
+
+
+class RecommendedItem(RankedItem):
+    """An item that was recommended.
+
+    ``because`` are neighbours in the space in which the model compares posts: what of the history is like the item, not
+    a proof of what moved the model, which reads the whole history in order.
+    """
+
+    because: list[NearPost] = Field(default_factory=list, description="Nearest posts of the history, if asked for.")
+
+
 class RecommendAnswer(Answer):
     """Recommendations, and what chose them."""
 
     model: str
     user: Asker
     strategy: Literal["model", "popular_and_fresh"]
-    results: list[RankedItem]
+    pool: int = Field(
+        description="Candidates that freshness, diversity and weights put in order; 0 where nothing of it was asked."
+    )
+    results: list[RecommendedItem]
 
 
 class FoundItem(RankedItem):
@@ -224,6 +279,8 @@ class ModelAnswer(Answer):
 
     model: str
     run: str
+    vectors: str
+    since: int = Field(description="When it last began to answer, milliseconds since 1970.")
     feed_hash: str
     modalities: list[str]
     width: int

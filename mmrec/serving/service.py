@@ -5,26 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import torch
 
-from mmrec.inference.questions import Question, as_query
+from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
+from mmrec.serving.askers import Askers, Asking, settled
+from mmrec.serving.batch_schemas import BatchedRecommendation, RecommendBatchAnswer, RecommendBatchRequest
 from mmrec.serving.exported import Pair
-from mmrec.serving.fallback import alternate, fresh_items, popular_items
 from mmrec.serving.limits import Limits
-from mmrec.serving.live_items import Ask, Hit, LiveItems
+from mmrec.serving.live_items import LiveItems
 from mmrec.serving.model_worker import ModelWorker
+from mmrec.serving.partial_vectors import PartialVectors
 from mmrec.serving.pasts import Pasts
+from mmrec.serving.post_changes import PostChanges
 from mmrec.serving.post_vectors import PostVectors
-from mmrec.serving.problems import ProblemError
-from mmrec.serving.references import content_of
-from mmrec.serving.resolver import Asking, Resolved, Resolver
+from mmrec.serving.problems import too_many
+from mmrec.serving.recommending import Recommending
+from mmrec.serving.resolver import Resolved, Resolver
 from mmrec.serving.schemas import (
-    FoundItem,
-    RankedItem,
     RecommendAnswer,
     RecommendRequest,
     ScoreAnswer,
@@ -34,6 +35,7 @@ from mmrec.serving.schemas import (
     SearchRequest,
     SimilarRequest,
 )
+from mmrec.serving.searching import Searching
 from mmrec.serving.store import Served, Store, StoreFailureError
 from mmrec.serving.trace import Trace
 
@@ -68,12 +70,13 @@ class Service:
         keep_served: bool = True,
     ) -> None:
         self.limits, self._keep_served = limits or Limits(), keep_served
-        self.recommender, self.store = pair.recommender, store
+        self.recommender, self.store, self.vectors_name = pair.recommender, store, pair.vectors
         assembly = self.recommender.assembly
         self.catalogue, self.histories = assembly.catalogue, assembly.histories
         self.length = assembly.config.train.history_length
         integers = self.catalogue.manifest.get("item_id_type") == "integer"
         self.items = LiveItems(pair.exported, integer_ids=integers)
+        self.changes = PostChanges(self.items, store)
         self.worker = ModelWorker(self.recommender, self.limits, on_batch=on_batch or (lambda size: None))
         self.posts = PostVectors(
             self.worker.encode_post,
@@ -83,11 +86,21 @@ class Service:
             limits=self.limits,
         )
         pasts = Pasts(self.histories, self.catalogue.item_ids, store, length=self.length)
-        self.resolver = Resolver(
-            self.recommender, self.items, self.posts, pasts, self.worker, length=self.length, limits=self.limits
+        self.resolver = Resolver(self.recommender, self.items, self.posts, limits=self.limits)
+        self.askers = Askers(
+            self.resolver,
+            self.items,
+            pasts,
+            self.worker,
+            width=assembly.model.width,
+            length=self.length,
+            limits=self.limits,
         )
-        self._popular = popular_items(self.catalogue, self.histories)
-        self._fresh = fresh_items(self.catalogue)
+        some = PartialVectors(self.worker, self.posts, store, most=self.limits.cached_vectors)
+        self._searching = Searching(self.recommender, self.items, self.posts, self.askers, self.limits)
+        self.recommending = Recommending(
+            self.recommender, self.items, self.resolver, some, self.compare, limits=self.limits
+        )
 
     @property
     def model_hash(self) -> str:
@@ -106,14 +119,9 @@ class Service:
             ProblemError: too many candidates, or a user or history that cannot be used.
         """
         if len(request.candidates) > self.limits.candidates:
-            raise ProblemError(
-                422,
-                f"at most {self.limits.candidates} candidates",
-                got=str(len(request.candidates)),
-                where="candidates",
-                fix="Ask in several requests.",
-            )
-        asking = self.resolver.asking(request.user_id, request.history, parts, trace)
+            given, fix = len(request.candidates), "Ask in several requests."
+            raise too_many("candidates", limit=self.limits.candidates, got=given, where="candidates", fix=fix)
+        asking = self.askers.one(request.user_id, request.history, parts, trace)
         candidates = self.resolver.resolve(request.candidates, parts, trace)
         with trace.stage("score"):
             results = self._scored(asking, candidates)
@@ -127,7 +135,7 @@ class Service:
         if usable:
             vectors = np.stack([entry.vector for entry in candidates if entry.vector is not None])
             again = np.array([candidates[index].key in asking.had for index in usable], dtype=np.float32)
-            scores[usable] = self._compare(asking.vectors, vectors) + np.float32(self.recommender.repeat_bonus) * again
+            scores[usable] = self.compare(asking.vectors, vectors) + np.float32(self.recommender.repeat_bonus) * again
         finite = np.flatnonzero(np.isfinite(scores))
         ranks = np.zeros(len(candidates), dtype=np.int64)
         ranks[finite[np.argsort(-scores[finite], kind="stable")]] = np.arange(1, len(finite) + 1)
@@ -149,157 +157,73 @@ class Service:
             ProblemError: more items than an answer holds, or a user or history that cannot be used.
             RequestError: conditions that are none.
         """
-        self._check_k(request.k)
-        if len(request.exclude) > self.limits.excluded:
-            raise ProblemError(
-                422,
-                f"at most {self.limits.excluded} items to leave out",
-                got=str(len(request.exclude)),
-                where="exclude",
+        self.recommending.check(request)
+        asking = self.askers.one(request.user_id, request.history, parts, trace)
+        answer = self.recommending.answer(request, asking, trace)
+        self._log(trace, _shown(answer))
+        return answer
+
+    def recommend_batch(self, request: RecommendBatchRequest, parts: Parts, trace: Trace) -> RecommendBatchAnswer:
+        """Answer several requests, each as :meth:`recommend` would; one that cannot be answered spoils no other.
+
+        Raises:
+            ProblemError: too many, or more work than there is time for.
+        """
+        asked = request.requests
+        if len(asked) > self.limits.users:
+            raise too_many("requests", limit=self.limits.users, got=len(asked), where="requests")
+        refused = [settled(partial(self.recommending.check, one)) for one in asked]
+        good = [number for number, error in enumerate(refused) if error is None]
+        who = [(asked[number].user_id, asked[number].history) for number in good]
+        askings = dict(zip(good, self.askers.several(who, parts, trace), strict=True))
+        results = []
+        for number, one in enumerate(asked):
+            asking = refused[number] or askings[number]
+            trace.left()
+            made = (
+                settled(partial(self.recommending.answer, one, asking, trace)) if isinstance(asking, Asking) else asking
             )
-        asking = self.resolver.asking(request.user_id, request.history, parts, trace)
-        dropped = frozenset(map(str, request.exclude)) | (asking.seen if request.seen == "exclude" else frozenset())
-        strategy: Literal["model", "popular_and_fresh"] = (
-            "popular_and_fresh" if asking.note.kind == "stranger" else "model"
-        )
-        with trace.stage("search"):
-            if strategy == "model":
-                hits = self.items.best(self._ask(asking, dropped, request.where), k=request.k)
-                results = [self._ranked(hit, rank) for rank, hit in enumerate(hits, start=1)]
-            else:
-                results = self._for_strangers(dropped, request.where, request.k)
-        self._log(trace, [(str(entry.item_id), entry.score) for entry in results])
-        return RecommendAnswer(
-            request_id=trace.request_id, model=self.model_hash, user=asking.note, strategy=strategy, results=results
-        )
-
-    def _ask(self, asking: Asking, dropped: frozenset[str], where: str) -> Ask:
-        layout = self.items.exported.layout
-        had = frozenset(key.removeprefix("id:") for key in asking.had if key.startswith("id:"))
-        return Ask(
-            queries=layout.shape(asking.vectors),
-            score=lambda vectors: self._compare(asking.vectors, vectors),
-            bonus=self.recommender.repeat_bonus,
-            had=had,
-            dropped=dropped,
-            where=where,
-        )
-
-    def _for_strangers(self, dropped: frozenset[str], where: str, k: int) -> list[RankedItem]:
-        newest = self.items.published.newest(k + len(dropped))
-        lists = [
-            [item_id for item_id in self.items.allowed(ids, where) if item_id not in dropped]
-            for ids in (self._popular, list(dict.fromkeys([*newest, *self._fresh])))
-        ]
-        return [
-            RankedItem(item_id=self.items.external(item_id), rank=rank, score=None, reason=reason)
-            for rank, (item_id, reason) in enumerate(alternate(*lists, k=k), start=1)
-        ]
+            if isinstance(made, MmrecError):
+                results.append(BatchedRecommendation(answer=None, error=str(made)))
+                continue
+            answer = made.model_copy(update={"request_id": f"{trace.request_id}-{number}"})
+            user_id = None if one.user_id is None else str(one.user_id)
+            self._log(trace, _shown(answer), request_id=answer.request_id, user_id=user_id)
+            results.append(BatchedRecommendation(answer=answer, error=None))
+        return RecommendBatchAnswer(request_id=trace.request_id, results=results)
 
     def search(self, request: SearchRequest, parts: Parts, trace: Trace) -> SearchAnswer:
-        """Return the items nearest to a text, pictures, items, a user, or any mix; text and pictures are one post.
-
-        Raises:
-            ProblemError: nothing asked, an unknown user or item, or more items than an answer holds.
-            RequestError: a post that cannot be read, or conditions that are none.
-        """
-        self._check_k(request.k)
-        post = asking = None
-        if request.text is not None or request.image:
-            with trace.stage("decode"):
-                coming = self.posts.start(content_of(request.text, request.image, parts, self.limits))
-            with trace.stage("encode"):
-                post = trace.wait(coming).vector[None]
-        if request.user_id is not None:
-            asking = self.resolver.asking(request.user_id, None, parts, trace)
-            if asking.note.kind == "stranger":
-                raise ProblemError(422, "a user who chose something", got="an unknown one", where="user_id")
-        if len(request.items) > self.limits.history:
-            raise ProblemError(422, f"at most {self.limits.history} items", got=str(len(request.items)), where="items")
-        items = [self._vector_of(str(item_id)) for item_id in request.items]
-        if post is None and asking is None and not items:
-            raise ProblemError(422, "a text, an image, items or a user_id", got="none of them")
-        return self._found(post, asking, items, trace, where=request.where, k=request.k)
+        """Return the items nearest to a text, pictures, items, a user, or any mix; see :meth:`Searching.search`."""
+        answer = self._searching.search(request, parts, trace)
+        self._log(trace, _shown(answer))
+        return answer
 
     def similar(self, item_id: str, request: SimilarRequest, trace: Trace) -> SearchAnswer:
-        """Return the items nearest to one, without itself.
+        """Return the items nearest to one, without itself; see :meth:`Searching.similar`."""
+        answer = self._searching.similar(item_id, request, trace)
+        self._log(trace, _shown(answer))
+        return answer
 
-        Raises:
-            ProblemError: no such item, or more items than an answer holds.
-            RequestError: conditions that are none.
-        """
-        self._check_k(request.k)
-        item = self.items.find(item_id)
-        if item is None:
-            raise unknown_item(item_id)
-        return self._found(
-            None, None, [item.vector], trace, where=request.where, k=request.k, dropped=frozenset({item_id})
-        )
-
-    def _found(
-        self,
-        post: Vectors | None,
-        asking: Asking | None,
-        items: Sequence[Vectors],
-        trace: Trace,
-        *,
-        where: str,
-        k: int,
-        dropped: frozenset[str] = frozenset(),
-    ) -> SearchAnswer:
-        """Answer a question of content, of a user, or of both, as ``mmrec search`` does."""
-        layout, nothing = self.items.exported.layout, np.zeros(0, dtype=np.int64)
-        user = None if asking is None else asking.vectors.mean(axis=0, keepdims=True)
-        question = Question(post, user, nothing, nothing, self.recommender.repeat_bonus if asking else 0.0)
-        asked = np.stack(items) if items else np.zeros((0, self.items.exported.full.shape[1]), dtype=np.float32)
-        near = as_query(layout, question, layout.shape(asked))
-        exact = as_query(layout.full, question, layout.full.shape(asked))
-        had = frozenset(key.removeprefix("id:") for key in asking.had) if asking else frozenset()
-        ask = Ask(
-            queries=near.vector[None],
-            score=lambda vectors: np.asarray(layout.full.shape(vectors) @ exact.vector, dtype=np.float32),
-            bonus=exact.bonus,
-            had=had,
-            dropped=dropped,
-            where=where,
-        )
-        with trace.stage("search"):
-            hits = self.items.best(ask, k=k)
-        self._log(trace, [(hit.item_id, hit.score) for hit in hits])
-        results = [
-            FoundItem(**self._ranked(hit, rank).model_dump(), caption=self._caption(hit.item_id))
-            for rank, hit in enumerate(hits, start=1)
-        ]
-        return SearchAnswer(request_id=trace.request_id, model=self.model_hash, results=results)
-
-    def _compare(self, users: Vectors, items: Vectors) -> Vectors:
+    def compare(self, users: Vectors, items: Vectors) -> Vectors:
         """Return the score of every item for one user, shape (items,), without the repeat bonus."""
         with torch.inference_mode():
             scorer = self.recommender.assembly.model.scorer
             return np.asarray(scorer.compare(torch.from_numpy(users)[None], torch.from_numpy(items))[0].numpy())
 
-    def _vector_of(self, item_id: str) -> Vectors:
-        item = self.items.find(item_id)
-        if item is None:
-            raise ProblemError(422, "the id of a known item", got=repr(item_id), where="items")
-        return item.vector
-
-    def _caption(self, item_id: str) -> str | None:
-        item = self.items.find(item_id)
-        return None if item is None else self.items.caption(item)
-
-    def _ranked(self, hit: Hit, rank: int) -> RankedItem:
-        return RankedItem(item_id=self.items.external(hit.item_id), rank=rank, score=hit.score)
-
-    def _check_k(self, k: int) -> None:
-        if k > self.limits.k:
-            raise ProblemError(422, f"at most {self.limits.k} items", got=str(k), where="k")
-
-    def _log(self, trace: Trace, shown: Sequence[tuple[str, float | None]]) -> None:
-        """Keep what is shown; an answer is given even where that fails."""
+    def _log(
+        self,
+        trace: Trace,
+        shown: Sequence[tuple[str, float | None]],
+        *,
+        request_id: str | None = None,
+        user_id: str | None = None,
+    ) -> None:
+        """Keep what is shown, to the one who asked or to one of several; an answer is given even where that fails."""
+        trace.show((score for _, score in shown), model_hash=self.model_hash)
         if not self._keep_served:
             return
-        served = Served(trace.request_id, trace.route, trace.user_id, now_ms(), self.model_hash, shown)
+        number, who = request_id or trace.request_id, user_id or trace.user_id
+        served = Served(number, trace.route, who, now_ms(), self.model_hash, shown)
         try:
             with trace.stage("store"):
                 self.store.log_served(served)
@@ -307,6 +231,5 @@ class Service:
             _LOG.exception("what was shown could not be kept")
 
 
-def unknown_item(item_id: str) -> ProblemError:
-    """Return the refusal of an id in a path that nothing has."""
-    return ProblemError(404, "the id of a known item", got=repr(item_id), where="the path")
+def _shown(answer: RecommendAnswer | SearchAnswer) -> list[tuple[str, float | None]]:
+    return [(str(entry.item_id), entry.score) for entry in answer.results]

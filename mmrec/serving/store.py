@@ -91,16 +91,37 @@ class Served:
 class Store(Protocol):
     """A place where writes are durable when the call that makes them returns; safe to use from many threads."""
 
-    def put_post(self, post: StoredPost, pictures: Sequence[bytes]) -> None:
+    def put_post(self, post: StoredPost, pictures: Sequence[bytes]) -> int:
         """Keep a post and its encoded pictures in place of an earlier one of that id.
+
+        Returns:
+            Its number: positive, and greater than that of every post put before.
 
         Raises:
             StoreFailureError: it was not kept.
         """
         ...
 
+    def set_vector(self, number: int, post: StoredPost) -> None:
+        """Keep vector, model and modalities of a post that has a number; nothing where no post has it any more.
+
+        Raises:
+            StoreFailureError: they were not kept.
+        """
+        ...
+
     def posts(self) -> Iterator[StoredPost]:
         """Yield every post, the deleted among them, in the order they were last put."""
+        ...
+
+    def changes(self, after: int) -> Iterator[tuple[int, StoredPost]]:
+        """Yield number and post of what was put after a number, by whichever process, in the order of the numbers.
+
+        Nothing is ever left out; what was put within the last seconds may be told again.
+
+        Args:
+            after: the greatest number known; 0 for everything.
+        """
         ...
 
     def pictures(self, item_id: str) -> tuple[bytes, ...]:
@@ -119,12 +140,42 @@ class Store(Protocol):
         """Return the last events of a user, in the order in which they came."""
         ...
 
+    def feedback_log(self, after: int, *, limit: int) -> list[tuple[int, Event]]:
+        """Return number and event of the first feedback after a number, in the order in which it came.
+
+        Args:
+            after: the last number known; 0 for the first.
+            limit: events at most.
+        """
+        ...
+
     def log_served(self, served: Served) -> None:
         """Append what was shown.  It is durable before any later feedback is, not necessarily when this returns."""
         ...
 
     def served(self, request_id: str) -> Served | None:
         """Return what an answer showed."""
+        ...
+
+    def served_log(self, after: int, *, limit: int) -> list[tuple[int, Served]]:
+        """Return number and answer of the first answers after a number, in the order in which they were kept.
+
+        Args:
+            after: the last number known; 0 for the first.
+            limit: answers at most.
+        """
+        ...
+
+    def setting(self, name: str) -> str | None:
+        """Return what was last set under a name, by whichever process; None where nothing was."""
+        ...
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name.
+
+        Raises:
+            StoreFailureError: it was not kept.
+        """
         ...
 
     def secret(self) -> bytes:

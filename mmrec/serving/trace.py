@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,6 +25,9 @@ class Trace:
         request_id: comes back with the answer and is kept with what was shown.
         stages: seconds by stage.
         user_id: who asked, where that is known.
+        status: of the answer, where there is no refusal.
+        posts: the modalities of each post that it brought along.
+        scores: that it was shown, by the model with ``model_hash``.
     """
 
     def __init__(self, route: str, *, seconds: float) -> None:
@@ -32,6 +35,10 @@ class Trace:
         self.request_id = secrets.token_hex(16)
         self.stages: dict[str, float] = {}
         self.user_id: str | None = None
+        self.status = 200
+        self.posts: list[tuple[str, ...]] = []
+        self.scores: list[float] = []
+        self.model_hash = ""
         self._began = time.monotonic()
 
     @property
@@ -58,6 +65,11 @@ class Trace:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - start
+
+    def show(self, scores: Iterable[float | None], *, model_hash: str) -> None:
+        """Note scores that are shown."""
+        self.model_hash = model_hash
+        self.scores += [score for score in scores if score is not None]
 
     def wait(self, future: Future[_T]) -> _T:
         """Return what a future brings, within the time left.

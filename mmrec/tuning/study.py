@@ -17,7 +17,8 @@ from typing import cast
 
 import numpy as np
 
-from mmrec.config import Config, dump_config
+from mmrec.config import Config
+from mmrec.config_file import dump_config
 from mmrec.errors import MissingExtraError
 from mmrec.storage import atomic_file, write_json
 from mmrec.tuning.folder import TuneFolder

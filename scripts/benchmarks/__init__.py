@@ -13,6 +13,7 @@ from benchmarks.memory import memory
 from benchmarks.prepare import prepare
 from benchmarks.score import score
 from benchmarks.search import search
+from benchmarks.serve import serve
 from benchmarks.softmax import softmax
 from benchmarks.start import start
 from benchmarks.train import train
@@ -37,4 +38,5 @@ PARTS: dict[str, Part] = {
     "score": score,
     "search": search,
     "grow": grow,
+    "serve": serve,
 }

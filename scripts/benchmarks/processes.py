@@ -59,9 +59,14 @@ def watch(process: subprocess.Popen[str], *, pause: float = PAUSE) -> int:
     """
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(_resident(pid) for pid in _family(process.pid)))
+        peak = max(peak, memory(process.pid))
         time.sleep(pause)
     return peak
+
+
+def memory(pid: int) -> int:
+    """Return the resident memory of a process and of all that descend from it, in bytes."""
+    return sum(_resident(one) for one in _family(pid))
 
 
 def _family(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mmrec.assembly import assemble, choose_device, silent_meter, split_fingerprint
 from mmrec.commands.evaluate import content_vectors
-from mmrec.config import load_config
+from mmrec.config_file import load_config
 from mmrec.evaluation.settings import settings_of
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories

@@ -34,7 +34,7 @@ class Plan:
 
     Args:
         seed: of its chance.
-        limit: seconds of fitting, after which it takes what it has.
+        limit: seconds of the processor for fitting, after which it takes what it has.
         threads: threads it may use.
         environments: folder of the libraries' environments.
         keep_scores: keep what it scored after it was judged.
@@ -75,10 +75,10 @@ def run_peer(name: str, data: Path, plan: Plan) -> EvaluationReport:
         path.unlink(missing_ok=True)
     title = f"{peer.title}, {data.name}"
     if peer.runner is None:
-        start = time.perf_counter()
+        start = time.process_time()
         scorer = _baseline(peer, data)
         about: dict[str, object] = {
-            "fit_seconds": time.perf_counter() - start,
+            "fit_seconds": time.process_time() - start,
             "ended": "counts",
             "settings": {},
             "versions": {},

@@ -16,7 +16,8 @@ from data_tools.splits import SplitChoices, write_split
 from mmrec.batch import ItemBatch
 from mmrec.commands import train as module
 from mmrec.commands.train import train_run
-from mmrec.config import Config, load_config, validate
+from mmrec.config import Config, validate
+from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError
 from mmrec.feed.splits import WARM, Split
 from mmrec.inference.recommender import Recommender

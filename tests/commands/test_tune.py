@@ -17,7 +17,8 @@ from mmrec.cli import main
 from mmrec.commands import tune_trials as module
 from mmrec.commands.train import train_run
 from mmrec.commands.tune import tune_run
-from mmrec.config import Config, load_config, validate
+from mmrec.config import Config, validate
+from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError
 from mmrec.process import SWITCH, thread_share
 from mmrec.storage import read_json

@@ -151,20 +151,22 @@ def _check_warm(
     split: Split, histories: Histories, catalogue: Catalogue, *, events: Interactions, minimum: int
 ) -> None:
     """The held-out questions about warm items, one drawn user at a time."""
-    assert (split.warm is not None) == (split.kind == "cold_items")
-    if split.warm is None:
+    assert (split.warm is not None) == (split.calibration is not None) == (split.kind == "cold_items")
+    if split.warm is None or split.calibration is None:
         return
     roles = {str(item): int(role) for item, role in zip(catalogue.item_ids, split.item_roles, strict=True)}
     number = len(histories.user_ids)
     drawn = np.random.default_rng(9).choice(number, round(WARM_SHARE * number), replace=False)
-    expected = set()
-    for user in histories.user_ids[drawn]:
-        warm = [event for event in by_user(events)[str(user)] if roles[event[1]] == WARM]
-        before = [event for event in warm if event[0] < warm[-1][0]]
-        if len(before) >= minimum:
-            targets = [event for event in warm if event[0] == warm[-1][0]]
-            expected.add(Question(str(user), tuple(sorted(before)), tuple(sorted(targets))))
-    assert spelled(split.warm, histories, catalogue) == expected
+    third = round(len(drawn) / 3)
+    for cases, users in ((split.calibration, drawn[:third]), (split.warm, drawn[third:])):
+        expected = set()
+        for user in histories.user_ids[users]:
+            warm = [event for event in by_user(events)[str(user)] if roles[event[1]] == WARM]
+            before = [event for event in warm if event[0] < warm[-1][0]]
+            if len(before) >= minimum:
+                targets = [event for event in warm if event[0] == warm[-1][0]]
+                expected.add(Question(str(user), tuple(sorted(before)), tuple(sorted(targets))))
+        assert spelled(cases, histories, catalogue) == expected
 
 
 def _check_laws(split: Split, histories: Histories) -> None:

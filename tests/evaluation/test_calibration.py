@@ -1,6 +1,9 @@
-"""The repeat bonus is what ranks best where nothing is filtered, the trend's weight what does so by the headline."""
+"""What validation chooses: the repeat bonus, the weight of a trend, and what cold items may cost the others."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -9,52 +12,68 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrec.evaluation.calibration import calibrated_metrics
+from mmrec.evaluation import calibration
+from mmrec.evaluation.calibration import Calibration, calibrated_metrics
+from mmrec.evaluation.ranking import CaseScorer
 from mmrec.feed.histories import Histories
-from mmrec.feed.splits import Cases, Kind
+from mmrec.feed.splits import Cases, Kind, Split
 from tests.evaluation.toys import cases_of, histories_of, split_of
 
 ITEMS = 6
 
 
 class Toy:
-    """Scores items by falling row, and adds a bonus to what the history holds."""
+    """Scores items by falling row, and adds what calibration chooses."""
 
-    def __init__(self, cases: Cases, histories: Histories) -> None:
-        self.bonus = 0.0
-        self.weight = 9.0
+    def __init__(self) -> None:
+        self.bonus, self.weight, self.known = 9.0, 9.0, 9.0
         self.trends = torch.zeros(ITEMS)
-        self._events, self._histories = cases.histories(histories), histories
+        self.is_known = torch.ones(ITEMS)
+
+    @property
+    def setters(self) -> dict[str, Callable[[float], object]]:
+        return {
+            "repeat_bonus": partial(setattr, self, "bonus"),
+            "trend_weight": partial(setattr, self, "weight"),
+            "known_bonus": partial(setattr, self, "known"),
+        }
+
+    def answers(self, cases: Cases, histories: Histories) -> CaseScorer:
+        return Answers(self, cases, histories)
+
+    def asked(self, cases: Cases, histories: Histories, split: Split) -> Calibration:
+        return Calibration(
+            self.answers(cases, histories),
+            cases,
+            histories,
+            split,
+            setters=self.setters,
+            names=["ndcg@10", "hr@1"],
+            first_seen=np.zeros(ITEMS, dtype=np.int64),
+        )
+
+
+class Answers:
+    def __init__(self, toy: Toy, cases: Cases, histories: Histories) -> None:
+        self.toy, self.histories, self.events = toy, histories, cases.histories(histories)
 
     def scores(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases items"]:
-        scores = (-torch.arange(ITEMS) + self.weight * self.trends).repeat(len(cases), 1)
+        toy = self.toy
+        scores = -torch.arange(ITEMS) + toy.weight * toy.trends + toy.known * toy.is_known
+        scores = scores.repeat(len(cases), 1)
         for row, case in enumerate(cases):
-            scores[row, torch.from_numpy(self._histories.item_rows[self._events[int(case)]])] += self.bonus
+            scores[row, torch.from_numpy(self.histories.item_rows[self.events[int(case)]])] += toy.bonus
         return scores
-
-    def set(self, bonus: float) -> None:
-        self.bonus = bonus
-
-    def set_trend(self, weight: float) -> None:
-        self.weight = weight
 
 
 def calibrate(sequences: list[list[int]], *, kind: Kind = "leave_last_out") -> tuple[dict[str, float], float]:
     histories = histories_of(sequences)
     roles = [0, 0, 0, 0, 0, 1] if kind == "cold_items" else None
     cases = cases_of(histories, [1] * len(sequences), num_items=ITEMS, roles=roles, target_role=int(roles is not None))
-    toy = Toy(cases, histories)
-    found = calibrated_metrics(
-        toy,
-        cases,
-        histories,
-        split_of(histories, cases, kind=kind),
-        set_bonus=toy.set,
-        set_trend=None,
-        metric="ndcg@10",
-        names=["ndcg@10", "hr@1"],
-        first_seen=np.zeros(ITEMS, dtype=np.int64),
-    )
+    toy = Toy()
+    asked = toy.asked(cases, histories, split_of(histories, cases, kind=kind))
+    found = calibrated_metrics(asked, metric="ndcg@10", names=["ndcg@10", "hr@1"], cold_cost=None)
+    assert toy.bonus == found["repeat_bonus"]
     return found, toy.bonus
 
 
@@ -84,22 +103,13 @@ def test_questions_about_cold_items_say_nothing_of_it() -> None:
 def test_the_trend_is_weighed_as_far_as_it_helps(kind: Kind, weight: float) -> None:
     """Row 3 rose: at weight 0.5 it comes first; at 1 row 5, which nobody chooses, comes before it."""
     histories = histories_of([[0, 1, 3], [1, 0, 3]])
-    cases = cases_of(histories, [1, 1], num_items=ITEMS)
-    toy = Toy(cases, histories)
+    roles = [0, 0, 0, 1, 0, 0] if kind == "cold_items" else None
+    cases = cases_of(histories, [1, 1], num_items=ITEMS, roles=roles, target_role=int(roles is not None))
+    toy = Toy()
     toy.trends = torch.tensor([0.0, 0, 0, 3, 0, 6])
-    found = calibrated_metrics(
-        toy,
-        cases,
-        histories,
-        split_of(histories, cases, kind=kind),
-        set_bonus=toy.set,
-        set_trend=toy.set_trend,
-        metric="ndcg@10",
-        names=["ndcg@10"],
-        first_seen=np.zeros(ITEMS, dtype=np.int64),
-    )
+    asked = toy.asked(cases, histories, split_of(histories, cases, kind=kind))
+    found = calibrated_metrics(asked, metric="ndcg@10", names=["ndcg@10"], cold_cost=None)
     assert toy.weight == found["trend_weight"] == weight
-    assert (found["ndcg@10"] == 1.0) == (weight > 0)
 
 
 def test_a_gain_that_may_be_chance_is_not_taken() -> None:
@@ -107,3 +117,40 @@ def test_a_gain_that_may_be_chance_is_not_taken() -> None:
     one = [[5, 5], [4, 0], [4, 0], [4, 0]]
     assert calibrate(one)[1] == 0.0
     assert calibrate([one[0]] * 4)[1] == 6.0
+
+
+class TestWarmQuestions:
+    """Of a split about cold items: row 0 is cold, and stands before all others as long as nothing is added to them."""
+
+    def calibrate(self, sequences: list[list[int]], *, cold_cost: float | None) -> tuple[dict[str, float], Toy]:
+        histories = histories_of([*sequences, [1, 0]])
+        last = len(sequences)
+        roles = [1, 0, 0, 0, 0, 0]
+        stops = [len(sequence) - 1 for sequence in sequences]
+        cold = cases_of(histories, [0] * last + [1], num_items=ITEMS, roles=roles, target_role=1).take(np.array([last]))
+        warm = cases_of(histories, [*stops, 1], num_items=ITEMS, roles=roles).take(np.arange(last))
+        split = split_of(histories, cold, kind="cold_items")
+        toy = Toy()
+        toy.is_known = torch.tensor([0.0, 1, 1, 1, 1, 1])
+        found = calibrated_metrics(
+            toy.asked(cold, histories, split),
+            metric="ndcg@10",
+            names=["ndcg@10"],
+            warm=toy.asked(warm, histories, split),
+            cold_cost=cold_cost,
+        )
+        return found, toy
+
+    def test_they_choose_the_repeat_bonus(self) -> None:
+        found, toy = self.calibrate([[5, 5], [4, 4]], cold_cost=None)
+        assert found["repeat_bonus"] == toy.bonus == 6.0  # row 5 scores four below row 1
+        assert found["known_bonus"] == toy.known == 0.0
+
+    def test_known_items_gain_as_little_as_keeps_to_the_cost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By hit rate at 1, row 0 costs everything until row 1 gains more than 1."""
+        monkeypatch.setattr(calibration, "COST_METRIC", "hr@1")
+        found, toy = self.calibrate([[5, 1], [4, 1]], cold_cost=0.02)
+        assert found["known_bonus"] == toy.known == 1.25  # at 1.0 both are level, and ties count against the target
+        assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.99)[0]["known_bonus"] == 1.25
+        monkeypatch.setattr(calibration, "COST_METRIC", "hr@10")
+        assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.0)[0]["known_bonus"] == 0.0

@@ -118,14 +118,14 @@ class TestCases:
                 split.test,
                 history_length=length,
                 device=CPU,
-                trends=trends,
+                signals=None if trends is None else torch.stack([trends, trends * 0], dim=1),
             )
             return scorer.scores(np.array([5, 2]))
 
         plain, weight = recommender.catalogue_tensor, assembly.model.scorer.trend_weight
         weight.fill_(0.5)
         try:
-            risen = assembly.model.scorer.with_trend(plain, trends)
+            risen = assembly.model.scorer.calibrated(plain, torch.stack([trends, trends * 0], dim=1))
             torch.testing.assert_close(scores(plain, trends), scores(risen, None))
             torch.testing.assert_close(scores(risen, None) - scores(plain, None), (0.5 * trends).expand(2, -1))
         finally:

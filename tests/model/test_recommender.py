@@ -206,17 +206,20 @@ def test_the_order_of_events_within_an_instant_changes_no_score() -> None:
     torch.testing.assert_close(first, second)
 
 
-def test_what_rose_of_late_weighs_more_outside_training_only() -> None:
+def test_what_rose_of_late_or_is_known_weighs_more_outside_training_only() -> None:
     model, batch = model_of().eval(), history_batch()
     plain, trained = model.encode_items(batch.items), model(batch).item_embeddings
     model.scorer.trend_weight.fill_(2.0)
+    model.scorer.known_bonus.fill_(0.25)
     moved = model.encode_items(batch.items) - plain
     expected = torch.zeros_like(moved)
     # The samples' trends are the logarithms of their counts; posts without an id of their own have none.
-    expected[:, -1] = torch.tensor([2 * math.log(count_of(post.row)) if post.row >= 0 else 0.0 for post in POSTS])
+    expected[:, -1] = torch.tensor(
+        [2 * math.log(count_of(post.row)) + 0.25 if post.row >= 0 else 0.0 for post in POSTS]
+    )
     assert expected.any()
     torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
-    assert torch.equal(model.encode_items(batch.items, trend=False), plain)
+    assert torch.equal(model.encode_items(batch.items, calibrated=False), plain)
     assert torch.equal(model(batch).item_embeddings, trained)
 
 

@@ -101,16 +101,19 @@ def test_a_zero_vector_is_finite() -> None:
     assert zeros.grad.isfinite().all()
 
 
-def test_trend_moves_the_bias_and_nothing_else() -> None:
+def test_calibration_moves_the_bias_and_nothing_else() -> None:
     scorer = Scorer(dim=2)
-    vectors, trends = scorer.item_vectors(ITEMS), torch.tensor([1.0, 0.0, -2.0])
-    assert torch.equal(scorer.with_trend(vectors, trends), vectors)
+    vectors, signals = scorer.item_vectors(ITEMS), torch.tensor([[1.0, 1.0], [0.0, 0.0], [-2.0, 1.0]])
+    assert torch.equal(scorer.calibrated(vectors, signals), vectors)
     scorer.trend_weight.fill_(0.5)
-    moved = scorer.with_trend(vectors, trends) - vectors
+    moved = scorer.calibrated(vectors, signals) - vectors
     torch.testing.assert_close(moved, torch.tensor([[0, 0, 0.5], [0, 0, 0], [0, 0, -1.0]]))
+    scorer.known_bonus.fill_(3.0)
+    moved = scorer.calibrated(vectors, signals) - vectors
+    torch.testing.assert_close(moved, torch.tensor([[0, 0, 3.5], [0, 0, 0], [0, 0, 2.0]]))
     without = Scorer(dim=2, item_bias=False)
     without.trend_weight.fill_(0.5)
-    assert torch.equal(without.with_trend(without.item_vectors(ITEMS), trends), without.item_vectors(ITEMS))
+    assert torch.equal(without.calibrated(without.item_vectors(ITEMS), signals), without.item_vectors(ITEMS))
 
 
 class TestShorten:

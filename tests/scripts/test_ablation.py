@@ -71,7 +71,7 @@ def test_wrong_variants_are_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "ablation").glob("*.yaml")))
 def test_the_variants_that_come_along_are_settings_of_the_configuration(path: Path) -> None:
-    from mmrec.config import load_config
+    from mmrec.config_file import load_config
 
     for settings in ablation.read_variants(path).values():
         load_config(path.parents[1] / "minilm_effnet.yaml", overrides=settings)

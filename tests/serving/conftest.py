@@ -1,5 +1,5 @@
 """Fixtures of the service's tests."""
 
-from tests.serving.served import pair, serve, served_vectors, server
+from tests.serving.served import models_folder, pair, serve, served_vectors, server
 
-__all__ = ["pair", "serve", "served_vectors", "server"]
+__all__ = ["models_folder", "pair", "serve", "served_vectors", "server"]

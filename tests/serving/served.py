@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +16,17 @@ from PIL import Image
 
 from mmrec.commands.export import export_run
 from mmrec.serving.app import build_app
+from mmrec.serving.choice import Choice, base_of
 from mmrec.serving.exported import Pair, load_pair
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.limits import Limits
+from mmrec.serving.loading import Loader
 from mmrec.serving.metrics import Metrics
+from mmrec.serving.model_folder import ModelFolder, Places
 from mmrec.serving.publishing import Publishing
 from mmrec.serving.service import Service
 from mmrec.serving.sqlite_store import SqliteStore
+from mmrec.serving.swapping import Models
 from mmrec.serving.trace import Trace
 
 LIMITS = Limits(batch_seconds=0.001, threads=4)
@@ -30,7 +35,16 @@ LIMITS = Limits(batch_seconds=0.001, threads=4)
 class Server:
     """A service that is spoken to as over the network, but within this process."""
 
-    def __init__(self, pair: Pair, data: Path, *, limits: Limits, keys: KeyRing | None, reveal_ids: bool) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        data: Path,
+        *,
+        limits: Limits,
+        keys: KeyRing | None,
+        reveal_ids: bool,
+        models: Path | None,
+    ) -> None:
         self.batches: list[int] = []
         metrics = Metrics()
 
@@ -38,10 +52,16 @@ class Server:
             self.batches.append(size)
             metrics.on_batch(size)
 
-        self.service = Service(pair, SqliteStore(data), limits=limits, on_batch=on_batch)
+        store = SqliteStore(data)
+
+        def make(pair: Pair) -> Service:
+            return Service(pair, store, limits=limits, on_batch=on_batch)
+
+        self.service = make(pair)
         Publishing(self.service).restore()
-        app = build_app(self.service, metrics=metrics, keys=keys, reveal_ids=reveal_ids)
-        self.client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        self.models = None if models is None else models_of(models, make)
+        self.app = build_app(self.service, metrics=metrics, keys=keys, reveal_ids=reveal_ids, models=self.models)
+        self.client = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
 
     def post(self, path: str, body: object, status: int = 200) -> dict[str, object]:
         answer = self.client.post(f"/v1/{path}", json=body)
@@ -66,6 +86,12 @@ class Server:
 
 
 Serve = Callable[..., Server]
+
+
+def models_of(folder: Path, make: Callable[[Pair], Service]) -> Models | None:
+    """What may take the place of the tiny run's pair."""
+    given = Places(folder / "tiny", folder / "tiny-vectors", None)
+    return Loader(given, ModelFolder(folder), "cpu", make).models(Choice(None, "", base_of(given.vectors)))
 
 
 def picture(seed: int = 0, *, height: int = 20, width: int = 30, kind: str = "PNG") -> bytes:
@@ -97,6 +123,21 @@ def pair(tiny_run: Path, served_vectors: Path) -> Pair:
     return load_pair(tiny_run, served_vectors, device="cpu")
 
 
+@pytest.fixture(scope="session")
+def models_folder(
+    tiny_run: Path, content_run: Path, served_vectors: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder of two runs and their exports; tests read it."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_run, folder / "tiny")
+    shutil.copytree(served_vectors, folder / "tiny-vectors")
+    shutil.copytree(content_run, folder / "content")
+    export_run(
+        folder / "content", out=folder / "content-vectors", store="faiss", index="flat", users=False, device="cpu"
+    )
+    return folder
+
+
 @pytest.fixture
 def serve(pair: Pair, tmp_path: Path) -> Iterator[Serve]:
     """Start services; all of them end with the test."""
@@ -109,8 +150,9 @@ def serve(pair: Pair, tmp_path: Path) -> Iterator[Serve]:
             keys: KeyRing | None = None,
             reveal_ids: bool = False,
             of: Pair = pair,
+            models: Path | None = None,
         ) -> Server:
-            server = Server(of, tmp_path / data, limits=limits, keys=keys, reveal_ids=reveal_ids)
+            server = Server(of, tmp_path / data, limits=limits, keys=keys, reveal_ids=reveal_ids, models=models)
             stack.enter_context(server.client)
             return server
 

