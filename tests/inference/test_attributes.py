@@ -16,7 +16,8 @@ from mmrec import Post
 from mmrec.commands.evaluate import evaluate_run
 from mmrec.commands.score import score_file
 from mmrec.commands.train import train_run
-from mmrec.config import load_config, validate
+from mmrec.config import validate
+from mmrec.config_file import load_config
 from mmrec.errors import ConfigError
 from mmrec.inference.embedding_table import item_keys
 from mmrec.inference.recommender import Recommender
