@@ -25,6 +25,7 @@ from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache, is_cached
 from mmrec.model.recommender import RecommenderModel
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import IdTable, pixel_view, token_view
@@ -101,6 +102,12 @@ class Assembly:
     def pixels(self) -> ImagePreprocessor | None:
         """What turns pictures into pixels."""
         found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, ImagePreprocessor)]
+        return found[0] if found else None
+
+    @property
+    def vocabulary(self) -> AttributePreprocessor | None:
+        """What turns attributes into codes."""
+        found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, AttributePreprocessor)]
         return found[0] if found else None
 
     @property
@@ -182,7 +189,7 @@ def assemble(
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     if event_names is not None:
         histories = with_event_names(histories, event_names)
-    encoders = build_encoders(config, catalogue, num_ids=len(ids.item_ids), saved=preprocessing)
+    encoders = build_encoders(config, catalogue, ids=ids, saved=preprocessing)
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
     reader = build_reader(
         config, catalogue, encoders, ids, device=device, fill_caches=fill_caches, notify=notify, meter=meter
@@ -213,12 +220,13 @@ def build_reader(
     """Open (the first time: derive) what the encoders want of every item: tokens, pixels, or states of their trunks."""
     modalities = {}
     for name, built in encoders.items():
-        links, source, hashes = _raw(name, built, config, catalogue, ids, meter)
+        raw = _raw(name, built, config, catalogue, ids, notify, meter)
+        links, source, hashes, prints = raw.links, raw.source, raw.hashes, raw.fingerprint
         encoder, dtype = cast("ContentEncoder", built.module.to(device)), config.train.trunk_dtype
-        if not encoder.has_trunk or built.preprocessor is None or hashes is None:
+        if not encoder.has_trunk or hashes is None:
             modalities[name] = Modality(links, source)
             continue
-        place, prints = catalogue.folder / "trunks", built.preprocessor.fingerprint
+        place = catalogue.folder / "trunks"
         if not config.train.trunk_cache or not (
             fill_caches or is_cached(encoder, hashes, place, preprocessing_fingerprint=prints, dtype=dtype)
         ):
@@ -245,18 +253,54 @@ def _tell(notify: Notify, name: str, estimate: CacheEstimate) -> None:
     notify(f"{name} trunk: {estimate}")
 
 
+@dataclass(frozen=True)
+class _Raw:
+    """A modality as it comes.
+
+    Args:
+        links: the contents of each item.
+        source: raw contents.
+        hashes: shape (contents, 16), what the states of a trunk are found by; None where none could be cached.
+        fingerprint: hash of what else decides raw contents.
+    """
+
+    links: RaggedArray
+    source: ContentSource
+    hashes: npt.NDArray[np.uint8] | None = None
+    fingerprint: str = ""
+
+
 def _raw(
-    name: str, built: BuiltEncoder, config: Config, catalogue: Catalogue, ids: Ids, meter: Meter
-) -> tuple[RaggedArray, ContentSource, npt.NDArray[np.uint8] | None]:
-    """Return a modality's links and raw contents, and the hashes of these where a trunk could be cached."""
+    name: str,
+    built: BuiltEncoder,
+    config: Config,
+    catalogue: Catalogue,
+    ids: Ids,
+    notify: Notify,
+    meter: Meter,
+) -> _Raw:
+    """Read a modality's raw contents, and tell what was found in them."""
     if isinstance(built.preprocessor, TextPreprocessor):
         with meter(f"{name} tokens") as advance:
             tokens = token_view(catalogue, built.preprocessor, progress=advance.at)
-        return optional_links(catalogue.caption_rows), tokens, catalogue.captions.hashes
+        if tokens.truncated:
+            notify(_cut(name, tokens.truncated, len(tokens), built.preprocessor))
+        hashes = tokens.state_hashes(catalogue.captions.hashes, window=built.preprocessor.max_tokens)
+        return _Raw(optional_links(catalogue.caption_rows), tokens, hashes, built.preprocessor.window_fingerprint)
     if isinstance(built.preprocessor, ImagePreprocessor):
         with meter(f"{name} pixels") as advance:
             pixels = pixel_view(catalogue, built.preprocessor, workers=2, progress=advance.at)
-        return picture_links(catalogue, max_images=config.train.max_images), pixels, catalogue.pictures.hashes
-    if built.vectors is not None:
-        return optional_links(built.vectors.rows), built.vectors, None
-    return optional_links(ids.rows(catalogue)), IdTable(ids.counts, ids.trends), None
+        links = picture_links(catalogue, max_images=config.train.max_images)
+        return _Raw(links, pixels, catalogue.pictures.hashes, built.preprocessor.fingerprint)
+    if built.table is not None:
+        if isinstance(built.preprocessor, AttributePreprocessor):
+            notify(f"{name}: {built.preprocessor}")
+        return _Raw(optional_links(built.table.rows), built.table)
+    return _Raw(optional_links(ids.rows(catalogue)), IdTable(ids.counts, ids.trends))
+
+
+def _cut(name: str, truncated: int, captions: int, words: TextPreprocessor) -> str:
+    limit = (
+        f"{words.max_tokens} tokens" if words.windows == 1 else f"{words.windows} windows of {words.max_tokens} tokens"
+    )
+    return f"{name}: {truncated:,} of {captions:,} captions are longer than {limit} and are cut"

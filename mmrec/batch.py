@@ -91,6 +91,22 @@ class VectorContent(Movable):
 
 
 @dataclass(frozen=True)
+class AttributeContent(Movable):
+    """Codes of distinct combinations of attributes, end to end.
+
+    Args:
+        codes: shape (total,), row after row, ascending within a row; each column has a range of codes of its own.
+        lengths: shape (contents,), codes of each combination, all >= 1.
+    """
+
+    codes: Int[Tensor, " total"]
+    lengths: Int[Tensor, " contents"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
 class IdContent(Movable):
     """Known items by row number.
 
@@ -124,7 +140,7 @@ class TokenStates(Movable):
         return len(self.lengths)
 
 
-Content = TextContent | ImageContent | VectorContent | IdContent | TokenStates
+Content = TextContent | ImageContent | VectorContent | AttributeContent | IdContent | TokenStates
 """What an encoder takes: raw content, or ``TokenStates`` when its trunk has already run."""
 
 
@@ -170,6 +186,9 @@ def take(content: Content, rows: Int[Tensor, " chosen"]) -> Content:
         case TextContent():
             places, _ = ragged_places(content.lengths, rows)
             return TextContent(content.token_ids.index_select(0, places), content.lengths.index_select(0, rows))
+        case AttributeContent():
+            places, _ = ragged_places(content.lengths, rows)
+            return AttributeContent(content.codes.index_select(0, places), content.lengths.index_select(0, rows))
         case TokenStates():
             places, _ = ragged_places(content.lengths, rows)
             return TokenStates(content.states.index_select(0, places), content.lengths.index_select(0, rows))

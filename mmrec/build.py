@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmrec.config import (
+    Attributes,
     Config,
     Encoder,
     ItemId,
@@ -23,6 +24,7 @@ from mmrec.config import (
     TransformersText,
     Tuning,
 )
+from mmrec.encoders.attributes import AttributeEncoder
 from mmrec.encoders.cut import CutEncoder
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.item_id import ItemIdEncoder
@@ -31,6 +33,7 @@ from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.tuning import Layers, choose_trunk_blocks
 from mmrec.encoders.work import EncodingWork
 from mmrec.feed.catalogue import Catalogue
+from mmrec.feed.ids import Ids
 from mmrec.model.fusion import BottleneckFusion, ConcatFusion, Fusion
 from mmrec.model.gru import GruUserEncoder
 from mmrec.model.item_encoder import ItemEncoder
@@ -39,13 +42,18 @@ from mmrec.model.recommender import RecommenderModel
 from mmrec.model.scorer import Scorer
 from mmrec.model.transformer import TransformerUserEncoder
 from mmrec.model.user_encoder import UserEncoder
+from mmrec.preprocessing.attribute_table import AttributeTable, read_vocabulary
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import VectorTable
 from mmrec.storage import read_json, write_json
 
 IMAGE_SETTINGS = "image_preprocessing.json"
-Preprocessor = TextPreprocessor | ImagePreprocessor
+VOCABULARY = "vocabulary.json"
+Preprocessor = TextPreprocessor | ImagePreprocessor | AttributePreprocessor
+ItemTable = VectorTable | AttributeTable
+"""What a catalogue's items have of a modality that needs no trunk: contents by row, and the row of each item."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,15 @@ class BuiltEncoder:
 
     Args:
         module: the encoder.
-        preprocessor: for captions or pictures; None where content needs none.
+        preprocessor: for captions, pictures or attributes; None where content needs none.
         tuning: what of it is trained; None where there is nothing pretrained.
-        vectors: the table behind precomputed vectors.
+        table: the items' precomputed vectors or attributes.
     """
 
     module: nn.Module
     preprocessor: Preprocessor | None = None
     tuning: Tuning | None = None
-    vectors: VectorTable | None = None
+    table: ItemTable | None = None
 
     @property
     def work(self) -> EncodingWork | None:
@@ -71,31 +79,36 @@ class BuiltEncoder:
 
 
 def build_encoders(
-    config: Config, catalogue: Catalogue, *, num_ids: int, frozen: bool = False, saved: Path | None = None
+    config: Config, catalogue: Catalogue, *, ids: Ids, frozen: bool = False, saved: Path | None = None
 ) -> dict[str, BuiltEncoder]:
     """Build the encoders of a configuration, by modality.
 
     Args:
         config: the run's configuration.
-        catalogue: the items, for precomputed vectors.
-        num_ids: items that have an id vector.
+        catalogue: the items, for precomputed vectors and attributes.
+        ids: what training saw: the items that have an id vector, and those whose attributes count.
         frozen: build every pretrained encoder as it is before training, all of it trunk.
-        saved: folder of the preprocessors that a run was trained with; None takes those of the encoders.
+        saved: folder of the preprocessors that a run was trained with; None takes those of the encoders, and reads the
+            vocabulary of attributes off the catalogue.
+
+    Raises:
+        ConfigError: an encoder that cannot be had, or an attribute column that the catalogue does not have.
     """
     built = {}
     for seed, (modality, settings) in enumerate(config.encoders.items(), start=config.train.seed):
-        if frozen and not isinstance(settings, ItemId | Precomputed):
+        if frozen and not isinstance(settings, ItemId | Precomputed | Attributes):
             settings = settings.model_copy(update={"tuning": Tuning()})
+        folder = None if saved is None else saved / modality
         built[modality] = _build_encoder(
-            modality, settings, config=config, catalogue=catalogue, num_ids=num_ids, seed=seed
+            modality, settings, config=config, catalogue=catalogue, ids=ids, saved=folder, seed=seed
         )
-        if saved is not None:
-            built[modality] = replace(built[modality], preprocessor=_saved(built[modality], saved / modality))
+        if folder is not None:
+            built[modality] = replace(built[modality], preprocessor=_saved(built[modality], folder))
     return built
 
 
 def save_preprocessors(encoders: Mapping[str, BuiltEncoder], folder: Path) -> None:
-    """Write what prepares captions and pictures, one folder a modality."""
+    """Write what prepares captions, pictures and attributes, one folder a modality."""
     for name, encoder in encoders.items():
         match encoder.preprocessor:
             case TextPreprocessor():
@@ -103,6 +116,8 @@ def save_preprocessors(encoders: Mapping[str, BuiltEncoder], folder: Path) -> No
                 encoder.preprocessor.save(folder / name)
             case ImagePreprocessor():
                 write_json(folder / name / IMAGE_SETTINGS, encoder.preprocessor.to_dict())
+            case AttributePreprocessor():
+                write_json(folder / name / VOCABULARY, encoder.preprocessor.to_dict())
 
 
 def _saved(encoder: BuiltEncoder, folder: Path) -> Preprocessor | None:
@@ -111,11 +126,18 @@ def _saved(encoder: BuiltEncoder, folder: Path) -> Preprocessor | None:
             return TextPreprocessor.load(folder)
         case ImagePreprocessor():
             return ImagePreprocessor.from_dict(read_json(folder / IMAGE_SETTINGS))
-    return None
+    return encoder.preprocessor
 
 
 def _build_encoder(
-    modality: str, settings: Encoder, *, config: Config, catalogue: Catalogue, num_ids: int, seed: int
+    modality: str,
+    settings: Encoder,
+    *,
+    config: Config,
+    catalogue: Catalogue,
+    ids: Ids,
+    saved: Path | None,
+    seed: int,
 ) -> BuiltEncoder:
     where = f"encoders.{modality}"
     match settings:
@@ -127,10 +149,34 @@ def _build_encoder(
             # Both halves of a pair start from the same weights, random ones too.
             return _open_clip(settings, seed=config.train.seed, where=where)
         case ItemId():
-            return BuiltEncoder(ItemIdEncoder(num_ids, config.model.dim, seed=seed))
+            return BuiltEncoder(ItemIdEncoder(len(ids.item_ids), config.model.dim, seed=seed))
         case Precomputed():
             table = VectorTable.load(Path(settings.path), catalogue)
-            return BuiltEncoder(PrecomputedEncoder(table.vector_dim), vectors=table)
+            return BuiltEncoder(PrecomputedEncoder(table.vector_dim), table=table)
+        case Attributes():
+            return _attributes(
+                settings, config=config, catalogue=catalogue, ids=ids, saved=saved, seed=seed, where=where
+            )
+
+
+def _attributes(
+    settings: Attributes, *, config: Config, catalogue: Catalogue, ids: Ids, saved: Path | None, seed: int, where: str
+) -> BuiltEncoder:
+    key = f"{where}.columns"
+    if saved is not None:
+        vocabulary = AttributePreprocessor.from_dict(read_json(saved / VOCABULARY))
+    else:
+        vocabulary = read_vocabulary(
+            catalogue,
+            ids.rows(catalogue) >= 0,
+            columns=settings.columns,
+            numbers=settings.numbers,
+            buckets=settings.buckets,
+            min_count=settings.min_count,
+            where=key,
+        )
+    encoder = AttributeEncoder(vocabulary.sizes, config.model.dim, others=vocabulary.others, seed=seed)
+    return BuiltEncoder(encoder, vocabulary, table=AttributeTable.read(catalogue, vocabulary, where=key))
 
 
 def _cut(tuning: Tuning, layers: Layers, where: str) -> int:
@@ -143,8 +189,8 @@ def _transformers_text(settings: TransformersText, *, seed: int, where: str) -> 
     model = load_text_model(settings.model, random_weights=settings.random_weights, seed=seed, dropout=settings.dropout)
     stack = TransformersStack(model)
     limit = min(settings.max_tokens, stack.max_tokens)
-    preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit)
-    encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where))
+    preprocessor = TextPreprocessor.from_transformers(settings.model, max_tokens=limit, windows=settings.windows)
+    encoder = TextEncoder(stack, trunk_blocks=_cut(settings.tuning, stack.layers, where), window=limit)
     return BuiltEncoder(encoder, preprocessor, settings.tuning)
 
 
@@ -179,7 +225,10 @@ def _open_clip(settings: OpenClipText | OpenClipImage, *, seed: int, where: str)
         case OpenClipText():
             text = open_clip_text_stack(pair)
             preprocessor = TextPreprocessor.from_open_clip(
-                pair.source, context_length=pair.context_length, reads_padding=pair.reads_padding
+                pair.source,
+                context_length=pair.context_length,
+                reads_padding=pair.reads_padding,
+                windows=settings.windows,
             )
             encoder = TextEncoder(text, trunk_blocks=_cut(settings.tuning, text.layers, where))
             return BuiltEncoder(encoder, preprocessor, settings.tuning)

@@ -11,6 +11,7 @@ EVENT: Final = "event"
 VALUE: Final = "value"
 IMAGE: Final = "image"
 CAPTION: Final = "caption"
+ATTRIBUTES: Final = "attributes"
 PUBLISHED_AT: Final = "published_at"
 
 CAPTION_ROW: Final = "caption_row"

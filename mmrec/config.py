@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mmrec.config_encoders import (
+    Attributes,
     Count,
     Encoder,
     ItemId,
@@ -29,6 +30,7 @@ from mmrec.config_encoders import (
 from mmrec.settings_files import settings_error
 
 __all__ = [
+    "Attributes",
     "Config",
     "Encoder",
     "Feed",
@@ -241,7 +243,7 @@ class Config(Settings):
     """A whole run."""
 
     encoders: dict[str, Encoder]
-    """Modality name to encoder.  Captions feed ``text``, pictures ``image``, ids ``item_id``."""
+    """Modality name to encoder.  Captions feed ``text``, pictures ``image``, ids ``item_id``, attribute columns ``attributes``."""
     feed: Feed = Feed()
     """Input."""
     model: Model = Model()
@@ -264,6 +266,7 @@ class Config(Settings):
             "text": (TransformersText, OpenClipText),
             "image": (TimmImage, OpenClipImage),
             "item_id": (ItemId,),
+            "attributes": (Attributes,),
         }
         if not self.encoders:
             raise ValueError("at least one encoder is needed")
@@ -284,6 +287,7 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
         "open_clip_text": OpenClipText,
     }
     kinds |= {"open_clip_image": OpenClipImage, "item_id": ItemId, "precomputed": Precomputed}
+    kinds["attributes"] = Attributes
     for part in path[:-1]:
         if isinstance(part, str) and part in kinds and model is Config:
             model = kinds[part]

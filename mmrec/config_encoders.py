@@ -45,6 +45,9 @@ class TransformersText(Settings):
     """Hub name, folder, or ``package:IMPORT_NAME`` for weights that a Python package carries."""
     max_tokens: Annotated[int, Field(ge=4)] = 64
     """Longer captions are cut, and counted."""
+    windows: Positive = 1
+    """A caption longer than ``max_tokens`` is read in so many windows of that length at most, one after the other, before
+    it is cut; captions that fit are not touched."""
     dropout: Share | None = 0.0
     """Dropout inside the blocks that are trained; none keeps the model's own, which costs a CPU a fifth of the step."""
     random_weights: bool = False
@@ -86,6 +89,8 @@ class OpenClipText(Settings):
     """open_clip pretrained tag or safetensors file."""
     random_weights: bool = False
     """Start from random weights instead of trained ones."""
+    windows: Positive = 1
+    """A caption longer than the model's context is read in so many windows of that length at most."""
     tuning: Tuning = Tuning()
     """What is trained."""
 
@@ -124,6 +129,33 @@ class Precomputed(Settings):
     """Parquet file with item_id and a list column ``vector``."""
 
 
+class Attributes(Settings):
+    """Attribute columns of the items (category, brand, price, ...): each is one more token of an item.
+
+    A cell may list several values, as a JSON list or with ``|`` between them.
+    """
+
+    kind: Literal["attributes"]
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Columns of the feed's items, such as ``[product_type_name, price]``."""
+    numbers: tuple[str, ...] | None = None
+    """Those of them that hold numbers; None takes the columns in which every value is a number, and more than ``buckets``
+    of these are different."""
+    buckets: Annotated[int, Field(ge=2)] = 16
+    """Numbers are put into so many buckets, each of about as many of training's items."""
+    min_count: Positive = 5
+    """A value that fewer of training's items have shares one vector with all such and with unknown ones."""
+
+    @model_validator(mode="after")
+    def _columns_are_distinct(self) -> Attributes:
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns must differ, not {list(self.columns)}")
+        if not set(self.numbers or ()) <= set(self.columns):
+            raise ValueError(f"numbers must be among columns {list(self.columns)}, not {list(self.numbers or ())}")
+        return self
+
+
 Encoder = Annotated[
-    TransformersText | TimmImage | OpenClipText | OpenClipImage | ItemId | Precomputed, Field(discriminator="kind")
+    TransformersText | TimmImage | OpenClipText | OpenClipImage | ItemId | Precomputed | Attributes,
+    Field(discriminator="kind"),
 ]

@@ -22,16 +22,18 @@ def write_feed(
     item_ids: Sequence[str] | None = None,
     captions: Mapping[str, str] | None = None,
     pictures: Mapping[str, np.ndarray | list[np.ndarray]] | None = None,
+    attributes: Mapping[str, Mapping[str, str]] | None = None,
     unit: str = "ms",
     split: str | None = "leave_last_out",
 ) -> Path:
     """Write a valid prepared feed and, unless ``split`` is None, a split of that kind under the same name.
 
     Items come in the order of ``item_ids`` (default: of first appearance), users in the order of first appearance.
-    Timestamps are ``unit`` (``s``, ``ms`` or ``order``); pictures are uint8 (height, width, 3).
+    Timestamps are ``unit`` (``s``, ``ms`` or ``order``); pictures are uint8 (height, width, 3); attributes are text by
+    column and item.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    captions, pictures = captions or {}, pictures or {}
+    captions, pictures, attributes = captions or {}, pictures or {}, attributes or {}
     appearing = [item_id for _, item_id, _ in interactions]
     ids = list(item_ids) if item_ids is not None else list(dict.fromkeys([*appearing, *captions, *pictures]))
     item_of = {item_id: row for row, item_id in enumerate(ids)}
@@ -47,6 +49,7 @@ def write_feed(
     caption_rows = _write_captions(folder, [captions.get(item_id) for item_id in ids])
     _write_pictures(folder, [pictures.get(item_id, []) for item_id in ids])
     table = {columns.ITEM_ID: ids, columns.CAPTION_ROW: caption_rows, columns.FIRST_SEEN: first_seen}
+    table |= {name: [cells.get(item_id) for item_id in ids] for name, cells in attributes.items()}
     pd.DataFrame(table).to_parquet(folder / ITEMS)
     pd.DataFrame({columns.USER_ID: list(user_of)}).to_parquet(folder / USERS)
     manifest = {

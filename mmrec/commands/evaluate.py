@@ -41,6 +41,8 @@ from mmrec.inference.encoding import ModelScorer, encode_catalogue
 from mmrec.inference.recommender import Recommender
 from mmrec.run_folder import RunFolder
 
+KNOCKED_OUT = (("drop_caption", "text"), ("drop_picture", "image"), ("drop_attributes", "attributes"))
+"""Knock-outs that take a modality away, and which."""
 _ROWS = 512
 
 
@@ -179,7 +181,7 @@ def _knockouts(assembly: Assembly, cases: Cases) -> dict[str, ScorerFactory]:
     """Return the knock-outs that mean something for the model: it needs something else to stand on."""
     modalities = assembly.reader.modalities
     made: dict[str, ItemReader] = {}
-    for name, modality in (("drop_caption", "text"), ("drop_picture", "image")):
+    for name, modality in KNOCKED_OUT:
         if modality in modalities and len(modalities) > 1:
             made[name] = ItemReader({key: entry for key, entry in modalities.items() if key != modality})
     if "image" in modalities:
@@ -226,18 +228,18 @@ def _crossmodal(
 def content_vectors(
     assembly: Assembly, *, notify: Notify, meter: Meter
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the mean token vector of every item from the encoders as they were before training, by modality.
+    """Return the mean token vector of every item from the pretrained encoders as they were before training, by modality.
 
     Returns:
         Vectors, each of shape (items, dim), and presence, each of shape (items,).
     """
     catalogue, config = assembly.catalogue, assembly.config
-    names = [name for name, built in assembly.encoders.items() if built.preprocessor is not None]
+    names = [name for name, built in assembly.encoders.items() if built.tuning is not None]
     if not names:
         return {}, {}
     content = config.model_copy(update={"encoders": {name: config.encoders[name] for name in names}})
-    encoders = build_encoders(content, catalogue, num_ids=0, frozen=True)
     nobody = Ids(np.zeros(0, dtype=object), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+    encoders = build_encoders(content, catalogue, ids=nobody, frozen=True)
     reader = build_reader(content, catalogue, encoders, nobody, device=assembly.device, notify=notify, meter=meter)
     vectors, present = {}, {}
     for name in names:

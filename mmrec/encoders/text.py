@@ -53,6 +53,8 @@ class TextEncoder(CutEncoder):
     Args:
         stack: the network.
         trunk_blocks: blocks below the cut, see :class:`~mmrec.encoders.base.ContentEncoder`.
+        window: longer captions are windows of so many tokens end to end, the last one shorter, and each is read by itself;
+            None for as many as the network has positions for.
         max_padded_tokens: most tokens that go through the network at once, padding included; None for what suits the
             device.
 
@@ -60,9 +62,11 @@ class TextEncoder(CutEncoder):
         ConfigError: the network cannot be cut there.
     """
 
-    def __init__(self, stack: TextStack, *, trunk_blocks: int, max_padded_tokens: int | None = None) -> None:
+    def __init__(
+        self, stack: TextStack, *, trunk_blocks: int, window: int | None = None, max_padded_tokens: int | None = None
+    ) -> None:
         super().__init__(stack.layers, dim=stack.dim, trunk_blocks=trunk_blocks)
-        self.max_tokens = stack.max_tokens
+        self.max_tokens, self._window = stack.max_tokens, window or stack.max_tokens
         self._stack = stack
         self._max_padded_tokens = max_padded_tokens
         self._freeze_trunk()
@@ -71,7 +75,7 @@ class TextEncoder(CutEncoder):
         assert isinstance(content, TextContent), type(content)
         states = run_ragged(
             content.token_ids.long(),
-            content.lengths,
+            window_lengths(content.lengths, self._window),
             run=lambda padded, valid: self._stack.below(padded, valid, stop=stop),
             dim=self.dim,
             work=self.work,
@@ -83,7 +87,7 @@ class TextEncoder(CutEncoder):
     def _above(self, content: TokenStates, *, start: int) -> TokenStates:
         states = run_ragged(
             content.states.to(self._dtype),
-            content.lengths,
+            window_lengths(content.lengths, self._window),
             run=lambda padded, valid: self._stack.above(padded, valid, start=start),
             dim=self.dim,
             work=self.work,
@@ -103,3 +107,16 @@ class TextEncoder(CutEncoder):
 
     def _trunk_settings(self) -> str:
         return "text"
+
+
+def window_lengths(lengths: Int[Tensor, " contents"], window: int) -> Int[Tensor, " windows"]:
+    """Return the lengths of the windows that captions consist of, end to end: all but the last of each are full.
+
+    Args:
+        lengths: shape (contents,), tokens of each caption.
+        window: tokens of a full window.
+    """
+    counts = (lengths + window - 1) // window
+    windows = torch.full((int(counts.sum()),), window, dtype=lengths.dtype, device=lengths.device)
+    windows[counts.cumsum(0) - 1] = lengths - (counts - 1) * window
+    return windows

@@ -13,7 +13,7 @@ from mmrec.evaluation.metrics import case_metrics
 from mmrec.evaluation.ranking import CaseScorer, Ranks
 from mmrec.evaluation.significance import BOOTSTRAP, Bootstrap, Difference, differences
 
-KnockoutName = Literal["drop_caption", "drop_picture", "shuffle_pictures"]
+KnockoutName = Literal["drop_caption", "drop_picture", "drop_attributes", "shuffle_pictures"]
 ScorerFactory = Callable[[], CaseScorer]
 """Builds the model's scorer under a knock-out; called once, and the scorer is let go before the next."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from mmrec import columns
 from mmrec.errors import FeedError, RequestError, near_names
@@ -20,6 +22,7 @@ MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 USERS = "users.parquet"
 NO_CAPTION = -1
+_OWN_COLUMNS = frozenset({columns.ITEM_ID, columns.CAPTION_ROW, columns.FIRST_SEEN, columns.PUBLISHED_AT})
 NEVER = np.iinfo(np.int64).max
 """``first_seen`` of an item that no interaction and no publication date places in time."""
 
@@ -194,6 +197,15 @@ class Catalogue:
     def attributes(self) -> pd.DataFrame:
         """All columns of ``items.parquet``, one row an item, in row order."""
         return pd.read_parquet(self.folder / ITEMS)
+
+    @cached_property
+    def attribute_names(self) -> list[str]:
+        """Names of the columns of the raw table that were kept as text, caption columns included."""
+        return [name for name in pq.read_schema(self.folder / ITEMS).names if name not in _OWN_COLUMNS]
+
+    def attribute_texts(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return some of these columns, one row an item, in row order; None or NaN where an item has none."""
+        return pd.read_parquet(self.folder / ITEMS, columns=list(names))
 
     def external_ids(self, rows: npt.NDArray[np.int64]) -> list[str] | list[int]:
         """Return ids in the type they came in: text or integers."""

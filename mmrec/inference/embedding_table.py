@@ -60,13 +60,13 @@ def filling(folder: Path, keys: Sequence[str], *, width: int, model_hash: str) -
 
 
 def item_keys(assembly: Assembly) -> list[str]:
-    """Return a hash of all that decides an item's vector but the model: its id, caption, pictures, given vectors."""
+    """Return a hash of all that decides an item's vector but the model: its id, caption, pictures, given vectors, attributes."""
     catalogue = assembly.catalogue
     captions, pictures = (
         [bytes(row).hex() for row in np.asarray(hashes)]
         for hashes in (catalogue.captions.hashes, catalogue.pictures.hashes)
     )
-    given = [built.vectors for built in assembly.encoders.values() if built.vectors is not None]
+    given = [built.table for built in assembly.encoders.values() if built.table is not None]
     keys = []
     for row, caption in enumerate(catalogue.caption_rows):
         shown = [pictures[int(image)] for image in catalogue.item_images[row]]

@@ -1,11 +1,12 @@
-"""Posts that no feed knows: a caption and pictures as they come, checked and decoded."""
+"""Posts that no feed knows: a caption, pictures and attributes as they come, checked and decoded."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmrec.errors import RequestError
+from mmrec.preprocessing.attributes import attribute_text
 from mmrec.preprocessing.pictures import PictureError, fit_within, load_picture
 from mmrec.storage import content_hash
 
@@ -28,21 +30,30 @@ class Post:
         caption: its text, or None.
         image: a path, encoded bytes, a Pillow image, or an array (height, width, 3) uint8; or several of them.
         name: what it is called in results; it need not be known to anyone.
+        attributes: by column of the feed, such as ``{"colour": "red", "price": 12.5}``: text, numbers, or lists of them.
+            Those that are not given are missing, those that the model does not read are left alone.
     """
 
     caption: str | None = None
     image: Picture | Sequence[Picture] | None = None
     name: str | None = None
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.caption is not None and not isinstance(self.caption, str):
             raise RequestError("a caption as text", got=type(self.caption).__name__, where="Post(caption=...)")
-        if not (self.caption and self.caption.strip()) and not _pictures(self.image):
-            raise RequestError("a caption or an image", got="neither", where="Post(...)")
-        try:
-            (self.caption or "").encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RequestError("a caption of whole characters", got=str(error), where="Post(caption=...)") from error
+        if not isinstance(self.attributes, Mapping):
+            raise RequestError("attributes by name", got=type(self.attributes).__name__, where="Post(attributes=...)")
+        texts = attribute_texts(self.attributes)
+        if not (self.caption and self.caption.strip()) and not _pictures(self.image) and not texts:
+            raise RequestError("a caption, an image or attributes", got="neither", where="Post(...)")
+        for name, text in (("caption", self.caption or ""), ("attributes", json.dumps(texts, ensure_ascii=False))):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise RequestError(
+                    f"{name} of whole characters", got=str(error)[:200], where=f"Post({name}=...)"
+                ) from error
 
 
 @dataclass(frozen=True)
@@ -54,17 +65,30 @@ class DecodedPost:
         pictures: its pictures, each (height, width, 3) uint8.
         picture_keys: hash of each picture.
         key: hash of everything, by which the same post is recognised again.
+        attributes: its attributes as a prepared feed would hold them, by name.
     """
 
     caption: str | None
     pictures: tuple[npt.NDArray[np.uint8], ...]
     picture_keys: tuple[str, ...]
     key: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def present(self) -> tuple[str, ...]:
         """Names of the modalities it has."""
-        return tuple(name for name, has in (("text", self.caption), ("image", self.pictures)) if has)
+        has = {"text": self.caption, "image": self.pictures, "attributes": self.attributes}
+        return tuple(name for name, content in has.items() if content)
+
+
+def attribute_texts(attributes: Mapping[str, object]) -> dict[str, str]:
+    """Return attributes as a prepared feed would hold them, in the order of their names; empty ones are left out.
+
+    Raises:
+        RequestError: a value that is neither text, number, truth value, nor a list of these.
+    """
+    texts = {str(name): attribute_text(value) for name, value in attributes.items()}
+    return {name: text for name, text in sorted(texts.items()) if text is not None}
 
 
 def _pictures(image: Picture | Sequence[Picture] | None) -> list[Picture]:
@@ -110,7 +134,7 @@ def source_key(post: Post, *, max_images: int) -> str | None:
     Two posts of one key decode to the same pictures.  A file is known by its place, length and time of change: one that
     changes within a tick of the clock and keeps its length goes unnoticed.
     """
-    pieces: list[str | bytes] = [post.caption or ""]
+    pieces: list[str | bytes] = [post.caption or "", *_attribute_pieces(attribute_texts(post.attributes))]
     for picture in _pictures(post.image)[:max_images]:
         if isinstance(picture, bytes):
             pieces += ["bytes", picture]
@@ -142,4 +166,11 @@ def decode_post(post: Post, *, side: int, max_images: int, root: Path | None = N
     pictures = tuple(_decode(picture, side=side, root=root) for picture in _pictures(post.image)[:max_images])
     caption = post.caption if post.caption and post.caption.strip() else None
     keys = tuple(content_hash(repr(picture.shape), np.ascontiguousarray(picture).tobytes()) for picture in pictures)
-    return DecodedPost(caption, pictures, keys, content_hash(caption or "", *keys))
+    attributes = attribute_texts(post.attributes)
+    key = content_hash(caption or "", *_attribute_pieces(attributes), *keys)
+    return DecodedPost(caption, pictures, keys, key, attributes)
+
+
+def _attribute_pieces(attributes: Mapping[str, str]) -> list[str]:
+    """Return what attributes add to a hash: nothing where there are none."""
+    return ["attributes", json.dumps(attributes, sort_keys=True)] if attributes else []

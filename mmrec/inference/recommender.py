@@ -74,6 +74,7 @@ class Recommender:
             assembly.reader,
             words=assembly.words,
             pixels=assembly.pixels,
+            vocabulary=assembly.vocabulary,
             trunks=assembly.trunks,
             picture_side=int(str(assembly.catalogue.manifest.get("image_side", 224))),
             max_images=config.train.max_images,
@@ -301,8 +302,8 @@ class Recommender:
 
     @cached_property
     def catalogue_hash(self) -> str:
-        """Hash of all that decides the catalogue's vectors: the model, the feed, vectors made elsewhere."""
-        given = [built.vectors.hashes.tobytes() for built in self.assembly.encoders.values() if built.vectors]
+        """Hash of all that decides the catalogue's vectors: the model, the feed, vectors made elsewhere, attributes."""
+        given = [built.table.hashes.tobytes() for built in self.assembly.encoders.values() if built.table]
         return content_hash(self.model_hash, self.assembly.catalogue.feed_hash, *given)
 
     def _saved_table(self) -> npt.NDArray[np.float32] | None:

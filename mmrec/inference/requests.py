@@ -1,9 +1,9 @@
 """Tables of requests to requests.
 
 A row names a user (``user_id``, or ``history``: a list of item ids, ``|`` between them in text files) and either all
-candidates (``candidates``: a list of ids or of ``{item_id, caption, image}``, ``|`` in text files) or one of them
-(``item_id``, ``caption``, ``image``); consecutive rows of one request then belong together.  Relative picture paths
-start at the table's folder.
+candidates (``candidates``: a list of ids or of ``{item_id, caption, image, attributes}``, ``|`` in text files) or one of them
+(``item_id``, ``caption``, ``image``, ``attributes``); consecutive rows of one request then belong together.  Relative
+picture paths start at the table's folder; attributes are an object, in text files written as JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def check_requests(path: Path, *, candidates: bool) -> None:
     got, where = ", ".join(names) or "an empty table", str(path)
     if not {columns.USER_ID, columns.HISTORY} & set(names):
         raise RequestError("user_id or history", got=got, where=where, fix="Add a column.")
-    if candidates and not {columns.CANDIDATES, columns.ITEM_ID, columns.CAPTION, columns.IMAGE} & set(names):
+    one = {columns.ITEM_ID, columns.CAPTION, columns.IMAGE, columns.ATTRIBUTES}
+    if candidates and not {columns.CANDIDATES, *one} & set(names):
         raise RequestError(
             "candidates, or item_id, caption or image", got=got, where=where, fix="Add a column, or give --candidates."
         )
@@ -131,14 +132,37 @@ def candidate(entry: object, *, folder: Path, known: Known, position: int) -> Re
         entry = {}
     if not isinstance(entry, Mapping):
         return str(entry)
-    item_id, caption, image = (entry.get(name) for name in (columns.ITEM_ID, columns.CAPTION, columns.IMAGE))
-    if item_id is not None and (known(item_id) or (caption is None and image is None)):
+    item_id, caption, image, attributes = (
+        entry.get(name) for name in (columns.ITEM_ID, columns.CAPTION, columns.IMAGE, columns.ATTRIBUTES)
+    )
+    if item_id is not None and (known(item_id) or (caption is None and image is None and attributes is None)):
         return str(item_id)
     name = str(item_id) if item_id is not None else f"new:{position}"
     try:
-        return Post(caption=None if caption is None else str(caption), image=_images(image, folder), name=name)
+        return Post(
+            caption=None if caption is None else str(caption),
+            image=_images(image, folder),
+            name=name,
+            attributes=_attributes(attributes),
+        )
     except MmrecError as error:
         return Unusable(name, str(error))
+
+
+def _attributes(cell: object) -> Mapping[str, object]:
+    """Return attributes by name, from an object or from JSON text.
+
+    Raises:
+        RequestError: neither.
+    """
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise RequestError("attributes as a JSON object", got=str(error), where=columns.ATTRIBUTES) from error
+    if cell is not None and not isinstance(cell, Mapping):
+        raise RequestError("attributes as a JSON object", got=type(cell).__name__, where=columns.ATTRIBUTES)
+    return cell or {}
 
 
 def _images(cell: object, folder: Path) -> list[Picture] | None:

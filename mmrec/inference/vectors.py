@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrec.batch import Content, ImageContent, ItemBatch, Parts, TextContent
+from mmrec.batch import ItemBatch
 from mmrec.errors import MmrecError, RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
+from mmrec.inference.post_contents import PostContents
 from mmrec.inference.posts import DecodedPost, Post, decode_post, source_key
 from mmrec.model.recommender import RecommenderModel
+from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 
@@ -87,17 +89,6 @@ class ResolvedVectors:
     references: tuple[Resolved, ...]
 
 
-def text_content(words: TextPreprocessor, captions: Sequence[str]) -> TextContent:
-    """Return captions as an encoder takes them."""
-    ragged = words.encode(captions).token_ids
-    return TextContent(torch.from_numpy(ragged.values.astype(np.int32)), torch.from_numpy(ragged.lengths))
-
-
-def image_content(pixels: ImagePreprocessor, pictures: Sequence[npt.NDArray[np.uint8]]) -> ImageContent:
-    """Return pictures as an encoder takes them."""
-    return ImageContent(torch.from_numpy(np.stack([pixels(picture) for picture in pictures])))
-
-
 @dataclass(frozen=True)
 class _Entry:
     """By which key a vector is found, and which modalities it comes from."""
@@ -145,6 +136,7 @@ class ItemVectors:
         reader: gives their contents.
         words: for the captions of new posts; None where the model reads none.
         pixels: for the pictures of new posts; None where the model sees none.
+        vocabulary: for the attributes of new posts; None where the model reads none.
         trunks: run the frozen part of an encoder on new contents, by modality.
         picture_side: longest side that pictures are shrunk to first, as in the prepared feed.
         max_images: pictures of one post that are used.
@@ -161,6 +153,7 @@ class ItemVectors:
         *,
         words: TextPreprocessor | None,
         pixels: ImagePreprocessor | None,
+        vocabulary: AttributePreprocessor | None = None,
         trunks: Mapping[str, LiveTrunk],
         picture_side: int,
         max_images: int,
@@ -169,7 +162,7 @@ class ItemVectors:
         keep: int = 100_000,
     ) -> None:
         self._model, self._catalogue, self._reader = model, catalogue, reader
-        self._words, self._pixels, self._trunks = words, pixels, trunks
+        self.contents = PostContents(words, pixels, vocabulary, trunks)
         self._side, self._max_images = picture_side, max_images
         self._device, self.table, self._keep = device, table, keep
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
@@ -256,17 +249,10 @@ class ItemVectors:
         """Return the modalities of a post that the model reads.
 
         Raises:
-            RequestError: there are none.
+            RequestError: there are none, or an attribute that no column of the feed is, or not of its kind.
         """
-        reads = {"text": self._words is not None, "image": self._pixels is not None}
-        present = tuple(name for name in post.present if reads[name])
-        if not present:
-            wanted = " or ".join(name for name, has in reads.items() if has)
-            raise RequestError(
-                f"a post with {wanted}" if wanted else "an item that training saw: the model knows ids alone",
-                got=f"a new post with {' and '.join(post.present)}",
-            )
-        return present
+        names = self._catalogue.attribute_names if post.attributes else ()
+        return self.contents.readable(post, attribute_names=names)
 
     def _encode(self, asked: _Asked) -> None:
         """Encode the posts that wait; where that fails, one by one, so that a bad one is found."""
@@ -288,6 +274,10 @@ class ItemVectors:
         with evaluating(self._model):
             return self._model.encode_items(self.batch(posts).to(self._device)).float().cpu()
 
+    def batch(self, posts: Sequence[DecodedPost]) -> ItemBatch:
+        """Return new posts as a batch, each distinct caption and picture once."""
+        return self.contents.batch(posts)
+
     def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> dict[str, Tensor]:
         """Return the vectors of items, encoded where there is no table of them, and of posts that are encoded."""
         if self.table is not None:
@@ -298,33 +288,6 @@ class ItemVectors:
             wanted = np.fromiter(missing.values(), dtype=np.int64)
             self._remember(missing, encode_catalogue(self._model, self._reader, wanted, device=self._device))
         return self._recall([*rows, *posts])
-
-    def batch(self, posts: Sequence[DecodedPost]) -> ItemBatch:
-        """Return new posts as a batch, each distinct caption and picture once."""
-        captions = [(index, post.caption) for index, post in enumerate(posts) if post.caption]
-        pictures = [(index, key) for index, post in enumerate(posts) for key in post.picture_keys]
-        parts: dict[str, Parts] = {}
-        if captions and self._words is not None:
-            distinct = list(dict.fromkeys(caption for _, caption in captions))
-            where = {caption: index for index, caption in enumerate(distinct)}
-            parts["text"] = Parts(
-                self._through_trunk("text", text_content(self._words, distinct)),
-                torch.tensor([index for index, _ in captions]),
-                torch.tensor([where[caption] for _, caption in captions]),
-            )
-        if pictures and self._pixels is not None:
-            shown = {key: p for post in posts for key, p in zip(post.picture_keys, post.pictures, strict=True)}
-            place = {key: index for index, key in enumerate(shown)}
-            parts["image"] = Parts(
-                self._through_trunk("image", image_content(self._pixels, list(shown.values()))),
-                torch.tensor([index for index, _ in pictures]),
-                torch.tensor([place[key] for _, key in pictures]),
-            )
-        return ItemBatch(torch.full((len(posts),), -1), parts)
-
-    def _through_trunk(self, modality: str, content: Content) -> Content:
-        trunk = self._trunks.get(modality)
-        return content if trunk is None else trunk.run(content).to(torch.device("cpu"))
 
     def _remember(self, keys: Mapping[str, object], vectors: Tensor) -> None:
         self.num_encoded += len(vectors)

@@ -51,6 +51,23 @@ class TokenView:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def state_hashes(self, hashes: npt.NDArray[np.uint8], *, window: int) -> npt.NDArray[np.uint8]:
+        """Return what an encoder's states of each caption are kept under, shape (captions, 16).
+
+        That of a caption in one window is its content hash, whatever longer ones there are; another number of windows
+        makes other states.
+
+        Args:
+            hashes: shape (captions, 16), content hashes.
+            window: tokens of a full window.
+        """
+        counts = -(-self.token_ids.lengths // window)
+        keys = np.array(hashes, dtype=np.uint8)
+        for row in np.flatnonzero(counts > 1):
+            digest = content_hash(keys[row].tobytes(), f"{counts[row]} windows")
+            keys[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        return keys
+
     @property
     def nbytes(self) -> int:
         """Bytes of all token ids."""

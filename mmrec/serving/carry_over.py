@@ -70,7 +70,10 @@ def carry_over(
 
 
 def _encode_again(service: Service, posts: Sequence[tuple[int, StoredPost]], *, keep: bool, notify: Notify) -> Carried:
-    contents = [Content(stored.caption, service.store.pictures(stored.item_id)) for _, stored in posts]
+    read = service.recommender.vectors.contents.read_attributes
+    contents = [
+        Content(stored.caption, service.store.pictures(stored.item_id), read(stored.attributes)) for _, stored in posts
+    ]
     coming = [service.posts.start(content) for content in contents]
     offered = 0
     for (number, stored), future in zip(posts, coming, strict=True):

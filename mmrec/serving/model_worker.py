@@ -106,7 +106,7 @@ class ModelWorker:
         if isinstance(job, UserJob):
             return len(job.items)
         if isinstance(job, ItemJob):
-            text = words.max_tokens if words is not None and "text" in job.kept else 0
+            text = words.max_tokens * words.windows if words is not None and "text" in job.kept else 0
             return text + (self._picture_tokens if "image" in job.kept else 0)
         text = 0 if words is None or job.caption is None else len(words.encode([job.caption]).token_ids.values)
         return text + self._picture_tokens * len(job.pictures)

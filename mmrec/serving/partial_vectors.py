@@ -60,7 +60,9 @@ class PartialVectors:
             future = self._worker.encode_item(ItemJob(item.row, kept))
             return lambda: self._keep((item.row, kept), trace.wait(future))
         pictures = self._store.pictures(item.item_id) if "image" in kept else ()
-        coming = self._posts.start(Content(item.published.caption if "text" in kept else None, pictures))
+        caption = item.published.caption if "text" in kept else None
+        attributes = item.published.attributes if "attributes" in kept else {}
+        coming = self._posts.start(Content(caption, pictures, attributes))
         return lambda: trace.wait(coming).vector
 
     def _recall(self, row: int, kept: tuple[str, ...]) -> Vectors | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mmrec.errors import MmrecError, RequestError
-from mmrec.inference.posts import DecodedPost, Post, decode_post
+from mmrec.inference.posts import DecodedPost, Post, attribute_texts, decode_post
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.limits import Limits
 from mmrec.serving.problems import ProblemError
+from mmrec.serving.store import Attribute
 from mmrec.storage import content_hash
 
 _SMALLEST_SIDE = 2
@@ -30,15 +32,18 @@ class Content:
     Args:
         caption: its text, or None.
         pictures: encoded pictures.
+        attributes: by name.
     """
 
     caption: str | None
     pictures: tuple[bytes, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Hash by which the same content is recognised."""
-        return content_hash(self.caption or "", *self.pictures)
+        texts = json.dumps(attribute_texts(self.attributes), sort_keys=True) if self.attributes else ""
+        return content_hash(self.caption or "", *([texts] if texts else []), *self.pictures)
 
 
 @dataclass(frozen=True)
@@ -134,10 +139,12 @@ class PostVectors:
             raise RequestError(
                 f"a caption of at most {self._limits.caption_length} characters", got=str(len(content.caption))
             )
-        Post(caption=content.caption, image=list(content.pictures) or None)
+        Post(caption=content.caption, image=list(content.pictures) or None, attributes=content.attributes)
         pictures = [self._picture(data) for data in content.pictures[: self._max_images]]
         return decode_post(
-            Post(caption=content.caption, image=pictures or None), side=self._side, max_images=self._max_images
+            Post(caption=content.caption, image=pictures or None, attributes=content.attributes),
+            side=self._side,
+            max_images=self._max_images,
         )
 
     def _picture(self, data: bytes) -> npt.NDArray[np.uint8]:

@@ -119,7 +119,8 @@ class Publishing:
     def _start(self, request: PublishRequest, parts: Parts, trace: Trace) -> tuple[Content, Future[Encoded]]:
         """Check and decode a post and have it encoded."""
         trace.left()
-        content = content_of(request.caption, request.image, parts, self._service.limits)
+        read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
+        content = content_of(request.caption, request.image, parts, self._service.limits, read)
         check_attributes(self._items.exported, request.attributes)
         with trace.stage("decode"):
             return content, self._service.posts.start(content)

@@ -10,22 +10,27 @@ from collections.abc import Mapping, Sequence
 from mmrec.errors import RequestError
 from mmrec.serving.limits import Limits
 from mmrec.serving.post_vectors import Content
-from mmrec.serving.schemas import Image, RawPost
+from mmrec.serving.schemas import Attribute, Image, RawPost
 
 PART = "part:"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
 
 def content_of(
-    caption: str | None, image: Image | str | Sequence[Image | str] | None, parts: Mapping[str, bytes], limits: Limits
+    caption: str | None,
+    image: Image | str | Sequence[Image | str] | None,
+    parts: Mapping[str, bytes],
+    limits: Limits,
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> Content:
-    """Return a caption and pictures as they are encoded.
+    """Return a post as it is encoded.
 
     Args:
         caption: its text, or None.
         image: pictures in base64 or names of parts.
         parts: the pictures of a multipart request, by name.
         limits: of the service.
+        attributes: by name.
 
     Raises:
         RequestError: pictures that are not there, too many, or no base64; or neither caption nor picture.
@@ -37,7 +42,7 @@ def content_of(
         caption = None
     if caption is None and not images:
         raise RequestError("a caption or an image", got="neither")
-    return Content(caption, tuple(_picture(one, parts) for one in images))
+    return Content(caption, tuple(_picture(one, parts) for one in images), attributes or {})
 
 
 def is_data_url(text: str) -> bool:

@@ -113,7 +113,8 @@ class Resolver:
         trace.left()
         try:
             with trace.stage("decode"):
-                return name, self._posts.start(content_of(post.caption, post.image, parts, self._limits))
+                content = content_of(post.caption, post.image, parts, self._limits, post.attributes)
+                return name, self._posts.start(content)
         except ProblemError:
             raise
         except MmrecError as error:

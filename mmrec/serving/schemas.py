@@ -43,11 +43,12 @@ Picture = Annotated[
 
 
 class RawPost(Asked):
-    """A post: an id, or a caption and/or pictures."""
+    """A post: an id, or a caption and/or pictures, and what attributes of the feed it has."""
 
     item_id: Id | None = Field(default=None, description="Its id; what the answer calls it.")
     caption: str | None = None
     image: Picture | list[Picture] | None = None
+    attributes: dict[str, Attribute] = Field(default_factory=dict, description="Read by models that know attributes.")
 
 
 Candidate = Id | RawPost

@@ -24,8 +24,8 @@ from mmrec.encoders.timm_image import TimmStack
 from mmrec.encoders.transformers_text import TransformersStack, load_text_model
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
+from mmrec.inference.post_contents import text_content
 from mmrec.inference.trunk_cache import build_trunk_cache
-from mmrec.inference.vectors import text_content
 from mmrec.model.fusion import BottleneckFusion
 from mmrec.model.item_encoder import ItemEncoder
 from mmrec.model.recommender import RecommenderModel

@@ -21,9 +21,9 @@ from mmrec.batch import ItemBatch, Parts
 from mmrec.commands.export import export_run
 from mmrec.inference.encoding import evaluating
 from mmrec.inference.export import MANIFEST, write_vectors
+from mmrec.inference.post_contents import text_content
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
-from mmrec.inference.vectors import text_content
 from mmrec.storage import file_hash, read_json, write_json
 
 ENCODED_AT_ONCE = 8_192

@@ -22,10 +22,11 @@ from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.feed.batches import ordered_users
 from mmrec.inference.encoding import evaluating
+from mmrec.inference.post_contents import image_content, text_content
 from mmrec.inference.posts import Post, decode_post
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
-from mmrec.inference.vectors import Reference, image_content, text_content
+from mmrec.inference.vectors import Reference
 
 MOST_TIME = 1.15
 MOST_MILLISECONDS = 20.0

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import Content, IdContent, ImageContent, TextContent, TokenStates, VectorContent
+from mmrec.batch import AttributeContent, Content, IdContent, ImageContent, TextContent, TokenStates, VectorContent
+from mmrec.encoders.attributes import AttributeEncoder
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.encoders.clip import load_open_clip, open_clip_image_stack, open_clip_text_stack
 from mmrec.encoders.image import ImageEncoder
@@ -78,13 +79,18 @@ def kinds(clip: Path) -> dict[str, Kind]:
             lambda: IdContent(torch.tensor([8, 0, 3]), torch.tensor([1.0, 5.0, 2.0]), torch.zeros(3)),
             0,
         ),
+        "attributes": Kind(
+            lambda _: AttributeEncoder([3, 2, 4], 8, others=[0, 5]),
+            lambda: AttributeContent(torch.tensor([0, 2, 4, 1, 6, 7, 8, 5]), torch.tensor([3, 4, 1])),
+            0,
+        ),
         "precomputed": Kind(lambda _: PrecomputedEncoder(6), lambda: VectorContent(torch.arange(24.0).view(4, 6)), 0),
     }
 
 
 NETWORKS = [("bert", 3), ("vit", 3), ("efficientnet", 7), ("clip_text", 2), ("clip_image", 2)]
 CUTS = [(name, cut) for name, blocks in NETWORKS for cut in (0, 1, blocks)]
-EVERY = [*CUTS, ("item_id", 0), ("precomputed", 0)]
+EVERY = [*CUTS, ("item_id", 0), ("attributes", 0), ("precomputed", 0)]
 FROZEN = [(name, cut) for name, cut in CUTS if cut]
 
 
@@ -101,6 +107,11 @@ def take(content: Content, rows: list[int]) -> Content:
             return ImageContent(content.pixels[rows])
         case VectorContent():
             return VectorContent(content.vectors[rows])
+        case AttributeContent():
+            pieces = content.codes.split(content.lengths.tolist())
+            return AttributeContent(
+                torch.cat([pieces[row] for row in rows] or [content.codes[:0]]), content.lengths[rows]
+            )
         case IdContent():
             return IdContent(content.item_rows[rows], content.counts[rows], content.trends[rows])
 
@@ -146,7 +157,8 @@ class TestEveryEncoder:
             value.backward()
         with_gradient = {n for n, p in encoder.named_parameters() if p.grad is not None}
         assert with_gradient == set(trainable(encoder))
-        assert bool(with_gradient) == (name == "item_id" or (name != "precomputed" and cut < kinds[name].blocks))
+        learns = name in ("item_id", "attributes") or (name != "precomputed" and cut < kinds[name].blocks)
+        assert bool(with_gradient) == learns
 
     def test_contents_do_not_see_their_neighbours(self, kinds: dict[str, Kind], name: str, cut: int) -> None:
         encoder, content = kinds[name].make(cut).eval(), kinds[name].content()  # type: ignore[attr-defined]

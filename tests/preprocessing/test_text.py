@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,64 @@ def test_ids_of_captions(folder: Path) -> None:
     assert encoded.token_ids[1].tolist() == ids("[CLS]", "a", "jumper", "[SEP]")
     assert encoded.token_ids[2].tolist() == ids("[CLS]", "a", "soft", "wool", "dress", "[SEP]")
     assert encoded.truncated == 1
+
+
+class TestWindows:
+    CAPTION = "a soft wool dress with silk scarfs and a red jumper"
+
+    def test_cut_between_tokens_each_with_its_own_special_ones(self, folder: Path) -> None:
+        texts = [self.CAPTION, "red scarf", "a soft wool dress"]
+        encoded = TextPreprocessor.from_transformers(str(folder), max_tokens=6, windows=3).encode(texts)
+        assert encoded.token_ids[0].tolist() == [
+            *ids("[CLS]", "a", "soft", "wool", "dress", "[SEP]"),
+            *ids("[CLS]", "with", "silk", "scarf", "##s", "[SEP]"),
+            *ids("[CLS]", "and", "a", "red", "jumper", "[SEP]"),
+        ]
+        assert encoded.token_ids[1].tolist() == ids("[CLS]", "red", "scarf", "[SEP]")
+        assert encoded.token_ids[2].tolist() == ids("[CLS]", "a", "soft", "wool", "dress", "[SEP]"), "fits exactly"
+        assert encoded.truncated == 0
+
+    def test_what_is_longer_still_is_cut_and_counted(self, folder: Path) -> None:
+        texts = [self.CAPTION, "a soft wool dress with", "red"]
+        encoded = TextPreprocessor.from_transformers(str(folder), max_tokens=6, windows=2).encode(texts)
+        assert encoded.token_ids.lengths.tolist() == [12, 6 + 3, 3]
+        assert encoded.truncated == 1
+
+    def test_a_tokenizer_that_cuts_on_the_left_is_read_from_the_beginning(self, tmp_path: Path) -> None:
+        wordpiece().save_pretrained(tmp_path)
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"truncation_side": "left"}))
+        (tmp_path / "config.json").write_text("{}")
+        one, two = (
+            TextPreprocessor.from_transformers(str(tmp_path), max_tokens=6, windows=windows) for windows in (1, 2)
+        )
+        assert one.encode(["a soft wool dress with"]).token_ids[0].tolist()[1] == ids("soft")[0]
+        assert two.encode(["a soft wool dress with"]).token_ids.values.tolist() == [
+            *ids("[CLS]", "a", "soft", "wool", "dress", "[SEP]"),
+            *ids("[CLS]", "with", "[SEP]"),
+        ]
+
+    def test_of_an_open_clip_tokenizer(self, pair: str) -> None:
+        texts = ["wool " * 30, "a red scarf", ""]
+        encoded = TextPreprocessor.from_open_clip(pair, context_length=16, windows=2).encode(texts)
+        whole = TextPreprocessor.from_open_clip(pair, context_length=16).encode(texts)
+        assert encoded.token_ids.lengths.tolist() == [32, 5, 2]
+        assert encoded.truncated == 1
+        assert encoded.token_ids[0].tolist() == 2 * whole.token_ids[0].tolist()
+        assert encoded.token_ids[1].tolist() == whole.token_ids[1].tolist()
+
+    def test_they_count_in_the_fingerprint_but_not_for_what_fits_one(self, folder: Path, tmp_path: Path) -> None:
+        one, two = (
+            TextPreprocessor.from_transformers(str(folder), max_tokens=6, windows=windows) for windows in (1, 2)
+        )
+        assert one.fingerprint == one.window_fingerprint == two.window_fingerprint != two.fingerprint
+        two.save(tmp_path)
+        loaded = TextPreprocessor.load(tmp_path)
+        assert (loaded.windows, loaded.fingerprint) == (2, two.fingerprint)
+        assert (
+            loaded.encode([self.CAPTION]).token_ids.values.tolist()
+            == two.encode([self.CAPTION]).token_ids.values.tolist()
+        )
 
 
 def test_equals_the_library(folder: Path) -> None:

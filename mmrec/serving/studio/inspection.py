@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,9 +85,9 @@ class Inspection:
             coming = posts.start(content)
         with trace.stage("encode"):
             whole = trace.wait(coming)
-        if set(whole.present) != {"text", "image"}:
+        if not {"text", "image"} <= set(whole.present):
             return _Post(whole, {})
-        left: dict[Removed, Content] = {"text": Content(None, content.pictures), "image": Content(content.caption, ())}
+        left: dict[Removed, Content] = {"text": replace(content, caption=None), "image": replace(content, pictures=())}
         with trace.stage("encode"):
             started = {name: posts.start(what) for name, what in left.items()}
             return _Post(whole, {name: trace.wait(future).vector for name, future in started.items()})
