@@ -90,6 +90,10 @@ def tune(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE for all trials, repeatable.", metavar="KEY=VALUE")
     ] = None,
+    index: Annotated[
+        Literal["export", "store"],
+        typer.Option(help="What finds candidates: the export's index, or its vectors in Postgres or Qdrant."),
+    ] = "export",
     workers: Annotated[int, typer.Option(min=1, help="Processes, which share the threads or GPUs.")] = 1,
     device: DeviceOption = "auto",
     *,
@@ -112,6 +116,7 @@ def tune(
         space=space,
         out=out,
         trials=trials,
+        index=index,
         workers=workers,
         device=device,
         notify=_notify,

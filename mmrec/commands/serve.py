@@ -11,10 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, cast
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
+from mmrec.commands.index import index_export
 from mmrec.errors import ConfigError, MissingExtraError
+from mmrec.inference.export import VectorFolder
+from mmrec.inference.export_index import StoreKind
 from mmrec.serving.app import build_app
+from mmrec.serving.catalogue_index import OpenIndex, exported_index, stored_index
 from mmrec.serving.exported import load_pair
 from mmrec.serving.figure_board import FigureBoard
 from mmrec.serving.follower import Follower
@@ -31,6 +36,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("uvicorn", "serve") from error
 
+IndexPlace = Literal["export", "store"]
 _GRACE_SECONDS = 5
 """Beyond the time of a request, in which a process ends."""
 
@@ -49,6 +55,7 @@ class Serving:
         limits: what a request may ask.
         keep_served: keep what every answer shows.
         reveal_ids: write user ids to the log as they are.
+        index: whose index finds candidates: the export's or the store's.
     """
 
     run: Path
@@ -60,6 +67,7 @@ class Serving:
     limits: Limits
     keep_served: bool
     reveal_ids: bool
+    index: IndexPlace
 
     def serve(
         self,
@@ -87,7 +95,15 @@ class Serving:
         """
         ring = None if self.keys is None else KeyRing.load(self.keys)
         metrics = Metrics(board)
-        pair = load_pair(self.run, self.vectors, feed=self.feed, device=self.device, notify=notify, meter=meter)
+        pair = load_pair(
+            self.run,
+            self.vectors,
+            feed=self.feed,
+            device=self.device,
+            open_index=self.open_index(),
+            notify=notify,
+            meter=meter,
+        )
         service = Service(
             pair,
             self.store.open(shared=shared),
@@ -110,6 +126,20 @@ class Serving:
         on_ready(len(service.items))
         uvicorn.Server(config).run(sockets=[listening])
 
+    def open_index(self) -> OpenIndex:
+        """Return what opens the index that finds candidates."""
+        if self.index == "store":
+            return partial(stored_index, place=self.store)
+        return partial(exported_index, rebuild=_rebuild)
+
+
+def _rebuild(folder: VectorFolder) -> None:
+    """Make the index of an export again, of the kind it had."""
+    about = folder.manifest.get("index")
+    kind = about.get("kind") if isinstance(about, dict) else None
+    store = cast("StoreKind", folder.manifest["store"])
+    index_export(folder.folder, store=store, index=kind if store == "faiss" else None)
+
 
 def serve_run(
     run: Path,
@@ -119,6 +149,7 @@ def serve_run(
     port: int = 8000,
     data: Path = Path("mmrec-data"),
     store: str | None = None,
+    index: IndexPlace = "export",
     workers: int = 1,
     keys: Path | None = None,
     feed: Path | None = None,
@@ -138,6 +169,7 @@ def serve_run(
         port: port to listen at.
         data: folder of the embedded store; made if it is not there.
         store: another store in its place: a folder, ``postgresql://...`` or ``qdrant+http://...``.
+        index: whose index finds candidates: the export's, or a table of the store that is written where it is missing.
         workers: processes that serve.
         keys: file of keys; None only where no other machine reaches the service.
         feed: prepared feed, by default the exported one.
@@ -160,7 +192,7 @@ def serve_run(
             fix="Make one (mmrec keys create --scope read --name NAME --file keys.toml) and give --keys keys.toml.",
         )
     place = StorePlace.parse(str(data) if store is None else store)
-    serving = Serving(run, vectors, place, keys, feed, device, limits or Limits(), keep_served, reveal_ids)
+    serving = Serving(run, vectors, place, keys, feed, device, limits or Limits(), keep_served, reveal_ids, index)
     shown = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def ready(items: int) -> None:

@@ -14,11 +14,12 @@ from mmrec import columns
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ArtifactError
 from mmrec.inference.export import VectorFolder
-from mmrec.inference.export_index import CONTENT_HASH, open_store
+from mmrec.inference.export_index import CONTENT_HASH
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat
 from mmrec.search.index import Mask, Store, Vectors
 from mmrec.search.where import where_mask
+from mmrec.serving.catalogue_index import OpenIndex, exported_index
 
 _MASKS = 64
 
@@ -88,6 +89,7 @@ def load_pair(
     *,
     feed: Path | None = None,
     device: str = "auto",
+    open_index: OpenIndex = exported_index,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Pair:
@@ -98,6 +100,7 @@ def load_pair(
         vectors: folder of an export of that run.
         feed: prepared feed, by default the exported one.
         device: where to compute.
+        open_index: opens what finds candidates.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -116,10 +119,10 @@ def load_pair(
             where=str(vectors),
             fix=f"Export again: mmrec export {run} --out {vectors}.",
         )
-    _, matrix = folder.items()
-    store = open_store(folder, matrix)
     # Exports may be cut, quantised or normalised; what the index finds is scored with these, so that all verbs agree.
     full = recommender.item_embeddings(meter=meter)
+    # Mapped into memory, and so there once however many processes serve them.
+    store = open_index(folder, full if folder.format.whole else folder.items()[1], notify)
     table = folder.table()
     if len(table) != len(catalogue):
         raise ArtifactError(
