@@ -51,10 +51,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     server.cleanup()
 
 
-def local_qdrant(folder: Path) -> Qdrant:
-    """Qdrant within this process; its files take one process at a time."""
+def local_qdrant(folder: Path | None = None) -> Qdrant:
+    """Qdrant within this process, in memory or in files, which take long."""
     from qdrant_client import QdrantClient
 
     from mmrec.search.qdrant_server import Qdrant
 
+    if folder is None:
+        return Qdrant(QdrantClient(":memory:"), local=True)
     return Qdrant(QdrantClient(path=str(folder), force_disable_check_same_thread=True), local=True)

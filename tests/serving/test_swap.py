@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mmrec.search.index import ExactStore
+from mmrec.serving.catalogue_index import exported_index
 from mmrec.serving.choice import Choice, Names, base_of
 from mmrec.serving.deployment import Deployment
 from mmrec.serving.exported import Exported, Pair, load_pair
@@ -286,7 +287,9 @@ class TestRestart:
     def loader(self, models: Path, tmp_path: Path) -> Loader:
         store = SqliteStore(tmp_path / "data")
         given = Places(models / "tiny", models / "tiny-vectors", None)
-        return Loader(given, ModelFolder(models), "cpu", lambda pair: Service(pair, store, limits=LIMITS))
+        return Loader(
+            given, ModelFolder(models), "cpu", exported_index, lambda pair: Service(pair, store, limits=LIMITS)
+        )
 
     @staticmethod
     def first(loader: Loader, notes: list[str]) -> tuple[str, Choice]:
@@ -305,7 +308,11 @@ class TestRestart:
         assert self.first(loader, notes) == ("tiny", given)
         swaps.back().result()
         elsewhere = Loader(
-            Places(models / "content", models / "content-vectors", None), loader.folder, "cpu", loader.serve
+            Places(models / "content", models / "content-vectors", None),
+            loader.folder,
+            "cpu",
+            exported_index,
+            loader.serve,
         )
         name, choice = self.first(elsewhere, notes)
         assert (name, choice.names) == ("content", None), "started with another pair, it serves that"
