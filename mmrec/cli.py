@@ -90,10 +90,6 @@ def tune(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE for all trials, repeatable.", metavar="KEY=VALUE")
     ] = None,
-    index: Annotated[
-        Literal["export", "store"],
-        typer.Option(help="What finds candidates: the export's index, or its vectors in Postgres or Qdrant."),
-    ] = "export",
     workers: Annotated[int, typer.Option(min=1, help="Processes, which share the threads or GPUs.")] = 1,
     device: DeviceOption = "auto",
     *,
@@ -116,7 +112,6 @@ def tune(
         space=space,
         out=out,
         trials=trials,
-        index=index,
         workers=workers,
         device=device,
         notify=_notify,
@@ -404,6 +399,10 @@ def serve(
             metavar="DIR|URL",
         ),
     ] = None,
+    index: Annotated[
+        Literal["export", "store"],
+        typer.Option(help="What finds candidates: the export's index, or its vectors in Postgres or Qdrant."),
+    ] = "export",
     workers: Annotated[int, typer.Option(min=1, help="Processes that serve, behind one socket.")] = 1,
     keys: Annotated[Path | None, typer.Option(help="File of keys (mmrec keys create).", metavar="FILE")] = None,
     feed: FeedOption = None,
@@ -422,6 +421,7 @@ def serve(
         port=port,
         data=data,
         store=store,
+        index=index,
         workers=workers,
         keys=keys,
         feed=feed,
