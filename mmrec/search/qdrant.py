@@ -9,7 +9,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from mmrec.errors import ArtifactError
-from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries
+from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries, only
 from mmrec.search.qdrant_server import Qdrant, QdrantFailureError
 
 _EFFORT = 128
@@ -102,9 +102,7 @@ class QdrantVectors:
         reach = wanted if allowed is None else min(len(self), 2 * wanted * len(self) // count)
         while True:
             found = self._ask(query, reach, None)
-            kept = (
-                found if allowed is None else Hits(*(part[allowed[found.rows]] for part in (found.rows, found.scores)))
-            )
+            kept = only(allowed, found)
             if len(kept.rows) >= wanted or reach == len(self):
                 return Hits(kept.rows[:wanted], kept.scores[:wanted])
             reach = min(len(self), 4 * reach)
