@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import psycopg
-from pgvector import Vector
 
-from mmrec.errors import ArtifactError
+from mmrec.errors import ArtifactError, MissingExtraError
 from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries
 from mmrec.search.postgres import Connection, Pool, first_line
+
+try:
+    import psycopg
+    from pgvector import Vector
+except ImportError as error:
+    raise MissingExtraError("psycopg", "postgres") from error
 
 SCHEMA = "mmrec_index"
 WIDEST_INDEXED = 2000

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from qdrant_client import QdrantClient, models
 
-from mmrec.errors import ArtifactError
+from mmrec.errors import ArtifactError, MissingExtraError
 from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries, only
 from mmrec.search.qdrant_server import Qdrant, QdrantFailureError
+
+try:
+    from qdrant_client import QdrantClient, models
+except ImportError as error:
+    raise MissingExtraError("qdrant_client", "qdrant") from error
 
 _EFFORT = 128
 _LISTED = 10_000
