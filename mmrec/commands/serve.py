@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.commands.index import index_export
@@ -37,13 +37,15 @@ from mmrec.serving.supervisor import Supervisor
 
 try:
     import uvicorn
-    from fastapi import FastAPI
 except ImportError as error:
     raise MissingExtraError("uvicorn", "serve") from error
 
 IndexPlace = Literal["export", "store"]
+_App = TypeVar("_App")
 _GRACE_SECONDS = 5
 """Beyond the time of a request, in which a process ends."""
+_KEEP_ALIVE_SECONDS = 75
+"""An idle connection stays open; longer than those of the usual balancers do, or they would send into a closed one."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Serving:
             access_log=False,
             log_level="warning",
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(self.limits.request_seconds) + _GRACE_SECONDS,
         )
         on_ready(items)
@@ -142,12 +145,12 @@ def _rebuild(folder: VectorFolder) -> None:
 def _application(
     loader: Loader,
     store: Store,
-    build: Callable[..., FastAPI],
+    build: Callable[..., _App],
     *,
     watch: Callable[[], None],
     notify: Notify,
     meter: Meter,
-) -> tuple[FastAPI, int]:
+) -> tuple[_App, int]:
     """Return what answers, and how many items it has; it alone holds the first model, so that a swap can let go of it."""
     try:
         service, choice = loader.first(store, notify=notify, meter=meter)
