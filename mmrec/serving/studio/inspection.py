@@ -85,7 +85,7 @@ class Inspection:
             coming = posts.start(content)
         with trace.stage("encode"):
             whole = trace.wait(coming)
-        if set(whole.present) != {"text", "image"}:
+        if not {"text", "image"} <= set(whole.present):
             return _Post(whole, {})
         left: dict[Removed, Content] = {"text": Content(None, content.pictures), "image": Content(content.caption, ())}
         with trace.stage("encode"):

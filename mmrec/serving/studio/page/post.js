@@ -1,7 +1,7 @@
 // A post that need not be published: what is near it, who would like it, and what each of its modalities does.
 
 import { forgetCard, itemPath, post as ask, send } from "./api.js";
-import { cardElement, fill, fillWaiting, grid, picture, titleOf } from "./cards.js";
+import { cardElement, fill, grid, picture, titleOf } from "./cards.js";
 import { pictureDrop } from "./controls.js";
 import { alertBox, count, debounced, emptyBox, h, percent, plural, say, score } from "./dom.js";
 
