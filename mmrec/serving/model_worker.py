@@ -1,10 +1,11 @@
-"""The threads that run the model: posts of all requests in one queue, users in another, each in batches."""
+"""The threads that run the model: pictures, words and users of all requests, each kind in batches of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,8 @@ _PostJob = DecodedPost | ItemJob
 class ModelWorker:
     """Encodes posts and users for all requests.
 
-    A user takes a hundredth of the time of a batch of pictures, so users have a thread of their own and wait for no picture.
+    Words take a tenth of the time of pictures and users a hundredth, so each of the three has a thread of its own: who
+    searches, or opens a feed, waits for nobody's pictures.
 
     Args:
         recommender: the trained model.
@@ -66,38 +68,31 @@ class ModelWorker:
     def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
         self._recommender, self._model = recommender, recommender.assembly.model
         self._picture_tokens = picture_tokens(recommender)
-        self._posts: Batcher[_PostJob, Vectors] = Batcher(
-            self._encoded_posts,
+        batcher = partial(
+            Batcher,
             most=limits.batch_posts,
             budget=limits.batch_tokens,
-            cost=self._cost,
             seconds=limits.batch_seconds,
             waiting=limits.posts_waiting,
             on_batch=on_batch,
         )
-        self._users: Batcher[UserJob, Vectors] = Batcher(
-            self._encoded_users,
-            most=limits.batch_posts,
-            budget=limits.batch_tokens,
-            cost=lambda job: len(job.items),
-            seconds=limits.batch_seconds,
-            waiting=limits.posts_waiting,
-            on_batch=on_batch,
-        )
+        self._pictures: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
+        self._words: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
+        self._users: Batcher[UserJob, Vectors] = batcher(self._encoded_users, cost=lambda job: len(job.items))
 
     @property
     def depth(self) -> int:
         """Posts and users that wait."""
-        return self._posts.depth + self._users.depth
+        return self._pictures.depth + self._words.depth + self._users.depth
 
     @property
     def alive(self) -> bool:
         """Whether it takes more."""
-        return self._posts.alive and self._users.alive
+        return self._pictures.alive and self._words.alive and self._users.alive
 
     def encode_post(self, post: DecodedPost) -> Future[Vectors]:
         """Return what will hold a post's score-ready vector, shape (width,)."""
-        return self._posts.submit(post)
+        return (self._pictures if post.pictures else self._words).submit(post)
 
     def encode_user(self, job: UserJob) -> Future[Vectors]:
         """Return what will hold a user's score-ready vectors, shape (interests, width)."""
@@ -105,12 +100,12 @@ class ModelWorker:
 
     def encode_item(self, job: ItemJob) -> Future[Vectors]:
         """Return what will hold an item's score-ready vector, shape (width,)."""
-        return self._posts.submit(job)
+        return (self._pictures if "image" in job.kept else self._words).submit(job)
 
     def close(self) -> None:
         """Finish what waits, then stop."""
-        self._posts.close()
-        self._users.close()
+        for batcher in (self._pictures, self._words, self._users):
+            batcher.close()
 
     def _cost(self, job: _PostJob) -> int:
         """Return how many tokens a job has: of its caption and of its pictures; of an item as many as it may."""

@@ -142,14 +142,14 @@ class TestBatches:
         assert (server.service.posts.misses, server.service.posts.hits) == (2, 22)
         assert sum(server.batches) == 2 + 8, "two posts, and a user each time"
 
-    def test_users_wait_for_no_post(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Pictures take a hundred times as long as a user."""
+    def test_words_and_users_wait_for_no_picture(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         vectors, begun, go = server.service.recommender.vectors, threading.Event(), threading.Event()
         encode = vectors.encode
 
         def slow(posts: Sequence[DecodedPost]) -> object:
-            begun.set()
-            assert go.wait(20)
+            if any(post.pictures for post in posts):
+                begun.set()
+                assert go.wait(20)
             return encode(posts)
 
         monkeypatch.setattr(vectors, "encode", slow)
@@ -157,6 +157,7 @@ class TestBatches:
             raw = pool.submit(server.results, "score", {"history": [], "candidates": [pictured(1)]})
             assert begun.wait(20)
             assert server.results("recommend", {"user_id": "u01"})
+            assert server.results("search", {"text": "a red scarf"})
             go.set()
             assert raw.result()
 

@@ -283,7 +283,7 @@ def test_a_model_is_let_go_of_when_a_third_comes(tiny_run: Path, models: Path, t
     admin(server, "model", CONTENT)
     gc.collect()
     assert first() is None
-    assert running() - before == 4, "two of what answers, two of the one before; those of the first have ended"
+    assert running() - before == 6, "three of what answers, three of the one before; those of the first have ended"
 
 
 class TestRestart:
