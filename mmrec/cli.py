@@ -420,6 +420,13 @@ def serve(
             metavar="DIR|URL",
         ),
     ] = None,
+    index: Annotated[
+        Literal["export", "store"] | None,
+        typer.Option(
+            help="What finds candidates: the export's index, or its vectors in Postgres or Qdrant.",
+            show_default="export",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that serve, behind one socket.", show_default="1")
     ] = None,
@@ -462,6 +469,7 @@ def serve(
         "port": port,
         "data": data,
         "store": store,
+        "index": index,
         "workers": workers,
         "keys": keys,
         "models": models,
@@ -482,6 +490,7 @@ def serve(
         port=options.port,
         data=options.data,
         store=options.store,
+        index=options.index,
         workers=options.workers,
         keys=options.keys,
         models=options.models,

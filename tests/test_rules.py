@@ -121,9 +121,11 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
         },
         "starlette": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.studio.routes"},
         "uvicorn": {"mmrec.commands.serve"},
-        "prometheus_client": {"mmrec.serving.metrics"},
+        "prometheus_client": {"mmrec.serving.metrics", "mmrec.serving.figure_board"},
         "python_multipart": {"mmrec.serving.body"},
-        "sqlite3": {"mmrec.serving.sqlite_store"},
+        "sqlite3": {"mmrec.serving.sqlite_store", "mmrec.serving.sqlite_writer"},
+        "psycopg": {"mmrec.search.postgres", "mmrec.search.pgvector", "mmrec.serving.postgres_store"},
+        "qdrant_client": {"mmrec.search.qdrant", "mmrec.search.qdrant_server", "mmrec.serving.qdrant_store"},
     }
     for library, allowed in homes.items():
         assert {name for name in IMPORTS if reaches(name, library)} <= allowed, library

@@ -11,10 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar, cast
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
+from mmrec.commands.index import index_export
 from mmrec.errors import ConfigError, MissingExtraError
+from mmrec.inference.export import VectorFolder
+from mmrec.inference.export_index import StoreKind
 from mmrec.serving.app import build_app
+from mmrec.serving.catalogue_index import OpenIndex, exported_index, stored_index
 from mmrec.serving.choice import base_of
 from mmrec.serving.exported import Pair
 from mmrec.serving.figure_board import FigureBoard
@@ -32,12 +37,15 @@ from mmrec.serving.supervisor import Supervisor
 
 try:
     import uvicorn
-    from fastapi import FastAPI
 except ImportError as error:
     raise MissingExtraError("uvicorn", "serve") from error
 
+IndexPlace = Literal["export", "store"]
+_App = TypeVar("_App")
 _GRACE_SECONDS = 5
 """Beyond the time of a request, in which a process ends."""
+_KEEP_ALIVE_SECONDS = 75
+"""An idle connection stays open; longer than those of the usual balancers do, or they would send into a closed one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Serving:
         reveal_ids: write user ids to the log as they are.
         models: folder of runs and exports that may take the place of this pair; None for none.
         studio: serve the page at / too.
+        index: whose index finds candidates: the export's or the store's.
     """
 
     run: Path
@@ -69,6 +78,7 @@ class Serving:
     reveal_ids: bool
     models: Path | None
     studio: bool
+    index: IndexPlace
 
     def serve(
         self,
@@ -102,7 +112,7 @@ class Serving:
         def make(pair: Pair) -> Service:
             return Service(pair, store, limits=self.limits, on_batch=metrics.on_batch, keep_served=self.keep_served)
 
-        loader = Loader(Places(self.run, self.vectors, self.feed), folder, self.device, make)
+        loader = Loader(Places(self.run, self.vectors, self.feed), folder, self.device, self.open_index(), make)
         build = partial(build_app, metrics=metrics, keys=ring, reveal_ids=self.reveal_ids, studio=self.studio)
         app, items = _application(loader, store, build, watch=metrics.share, notify=notify, meter=meter)
         _log_to_stderr()
@@ -111,21 +121,36 @@ class Serving:
             access_log=False,
             log_level="warning",
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(self.limits.request_seconds) + _GRACE_SECONDS,
         )
         on_ready(items)
         uvicorn.Server(config).run(sockets=[listening])
 
+    def open_index(self) -> OpenIndex:
+        """Return what opens the index that finds candidates."""
+        if self.index == "store":
+            return partial(stored_index, place=self.store)
+        return partial(exported_index, rebuild=_rebuild)
+
+
+def _rebuild(folder: VectorFolder) -> None:
+    """Make the index of an export again, of the kind it had."""
+    about = folder.manifest.get("index")
+    kind = about.get("kind") if isinstance(about, dict) else None
+    store = cast("StoreKind", folder.manifest["store"])
+    index_export(folder.folder, store=store, index=kind if store == "faiss" else None)
+
 
 def _application(
     loader: Loader,
     store: Store,
-    build: Callable[..., FastAPI],
+    build: Callable[..., _App],
     *,
     watch: Callable[[], None],
     notify: Notify,
     meter: Meter,
-) -> tuple[FastAPI, int]:
+) -> tuple[_App, int]:
     """Return what answers, and how many items it has; it alone holds the first model, so that a swap can let go of it."""
     try:
         service, choice = loader.first(store, notify=notify, meter=meter)
@@ -144,6 +169,7 @@ def serve_run(
     port: int = 8000,
     data: Path = Path("mmrec-data"),
     store: str | None = None,
+    index: IndexPlace = "export",
     workers: int = 1,
     keys: Path | None = None,
     models: Path | None = None,
@@ -165,6 +191,7 @@ def serve_run(
         port: port to listen at.
         data: folder of the embedded store; made if it is not there.
         store: another store in its place: a folder, ``postgresql://...`` or ``qdrant+http://...``.
+        index: whose index finds candidates: the export's, or a table of the store that is written where it is missing.
         workers: processes that serve.
         keys: file of keys; None only where no other machine reaches the service.
         models: folder of runs and exports that may take the place of this pair while it runs; None for none.
@@ -201,6 +228,7 @@ def serve_run(
         reveal_ids=reveal_ids,
         models=models,
         studio=studio,
+        index=index,
     )
     shown = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -35,6 +35,7 @@ _INDEX_FILE = "items.faiss"
 INDEX_FILES = (_INDEX_FILE, "items.lance")
 _FAISS_KINDS: tuple[IndexKind, ...] = ("flat", "hnsw", "ivfpq")
 _LANCE_KINDS = ("exact", "ivf_flat")
+_ROWS = 1 << 16
 _NOT_BESIDE = {*STORED, CONTENT_HASH}
 
 
@@ -111,8 +112,7 @@ def build_index(folder: Path, choice: IndexChoice, *, temperature: float | None)
     _, vectors = read_vectors(table, id_column=columns.ITEM_ID)
     choice.check(len(vectors), pq.read_schema(table).names)
     kind = choice.kind(len(vectors))
-    bias = float(np.abs(vectors[:, -1]).max(initial=0.0)) if temperature is not None else 0.0
-    scale = min(1.0, BIAS_IN_INDEX / bias) if bias and kind not in {"flat", "exact"} else 1.0
+    scale = last_scale(vectors) if temperature is not None and kind not in {"flat", "exact"} else 1.0
     if choice.store == "faiss":
         from mmrec.search.faiss import FaissStore
 
@@ -125,6 +125,13 @@ def build_index(folder: Path, choice: IndexChoice, *, temperature: float | None)
         LanceStore.build(folder, vectors, beside, last_scale=scale, indexed=kind == "ivf_flat")
     store = _open(folder, choice.store, kind, scale)
     return {"kind": kind, **_measured(store, kind, vectors, temperature), LAST_SCALE: scale}
+
+
+def last_scale(vectors: VectorRows) -> float:
+    """Return the factor for the bias of vectors, shape (items, dim), that end in one, in a graph or in lists."""
+    pieces = (vectors[start : start + _ROWS][:, -1] for start in range(0, len(vectors), _ROWS))
+    bias = max((float(np.abs(piece).max()) for piece in pieces), default=0.0)
+    return min(1.0, BIAS_IN_INDEX / bias) if bias else 1.0
 
 
 def open_store(folder: VectorFolder, vectors: VectorRows) -> Store:

@@ -42,6 +42,11 @@ class VectorFormat:
         return self.dim is not None or self.precision != "float32"
 
     @property
+    def whole(self) -> bool:
+        """Whether what is written is the model's vectors as they are."""
+        return not self.lossy and not self.normalised
+
+    @property
     def full(self) -> VectorFormat:
         """The same vectors with nothing lost."""
         return replace(self, dim=None, precision="float32")

@@ -84,6 +84,11 @@ def check_queries(queries: Vectors, *, dim: int, k: int) -> None:
         raise RequestError("k of at least 1", got=str(k))
 
 
+def only(allowed: Mask | None, hits: Hits) -> Hits:
+    """Return the allowed ones of the hits of one query, shape (hits,)."""
+    return hits if allowed is None else Hits(hits.rows[allowed[hits.rows]], hits.scores[allowed[hits.rows]])
+
+
 class ExactStore:
     """Inner products with every vector, in chunks.
 

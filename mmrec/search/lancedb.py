@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrec.errors import ArtifactError, MissingExtraError, RequestError
-from mmrec.search.index import Hits, Mask, Vectors, check_queries
+from mmrec.search.index import Hits, Mask, Vectors, check_queries, only
 
 try:
     import lancedb
@@ -137,9 +137,9 @@ class LanceStore:
             return self._ask(query, limit=wanted, where=f"{ROW} IN ({listed})", exact=True)
         # A longer list takes longer to read than to search: take more, and throw away what is not allowed.
         reach = wanted if allowed is None else min(len(self), 2 * wanted * len(self) // count)
-        found = _only(allowed, self._ask(query, limit=reach))
+        found = only(allowed, self._ask(query, limit=reach))
         if len(found.rows) < wanted:
-            found = _only(allowed, self._ask(query, limit=len(self), exact=True))
+            found = only(allowed, self._ask(query, limit=len(self), exact=True))
         return Hits(found.rows[:wanted], found.scores[:wanted])
 
     def _ask(self, query: Vectors, *, limit: int, where: str = "", exact: bool = False) -> Hits:
@@ -155,10 +155,6 @@ class LanceStore:
         rows = found.column(ROW).to_numpy().astype(np.int64)
         # LanceDB's distance of inner products is one less the product.
         return Hits(rows, (1 - found.column(_DISTANCE).to_numpy()).astype(np.float32))
-
-
-def _only(allowed: Mask | None, hits: Hits) -> Hits:
-    return hits if allowed is None else Hits(hits.rows[allowed[hits.rows]], hits.scores[allowed[hits.rows]])
 
 
 _NOTHING = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))

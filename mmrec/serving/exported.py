@@ -8,18 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mmrec import columns
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ArtifactError
 from mmrec.inference.export import VectorFolder
-from mmrec.inference.export_index import CONTENT_HASH, open_store
+from mmrec.inference.export_index import CONTENT_HASH
 from mmrec.inference.projection import Projection, read_projection
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat
 from mmrec.search.index import Mask, Store, Vectors
 from mmrec.search.where import where_mask
+from mmrec.serving.catalogue_index import OpenIndex, exported_index
 
 _MASKS = 64
 
@@ -45,7 +47,9 @@ class Exported:
         row_of: Callable[[str], int],
         projection: Projection | None = None,
     ) -> None:
-        self.layout, self.store, self.full, self.table, self.row_of = layout, store, full, table, row_of
+        self.layout, self.store, self.table, self.row_of = layout, store, table, row_of
+        # Still mapped into memory, but a plain array: taking a row off numpy's own class for that costs four times as much.
+        self.full: Vectors = np.asarray(full)
         self.projection = projection
         self.item_ids = [str(item_id) for item_id in table[columns.ITEM_ID]]
         self.attributes = [name for name in table.columns if name not in _NOT_ATTRIBUTES]
@@ -99,6 +103,7 @@ def load_pair(
     *,
     feed: Path | None = None,
     device: str = "auto",
+    open_index: OpenIndex = exported_index,
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Pair:
@@ -109,6 +114,7 @@ def load_pair(
         vectors: folder of an export of that run.
         feed: prepared feed, by default the exported one.
         device: where to compute.
+        open_index: opens what finds candidates.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -127,10 +133,10 @@ def load_pair(
             where=str(vectors),
             fix=f"Export again: mmrec export {run} --out {vectors}.",
         )
-    _, matrix = folder.items()
-    store = open_store(folder, matrix)
     # Exports may be cut, quantised or normalised; what the index finds is scored with these, so that all verbs agree.
     full = recommender.item_embeddings(meter=meter)
+    # Mapped into memory, and so there once however many processes serve them.
+    store = open_index(folder, full if folder.format.whole else folder.items()[1], notify)
     table = folder.table()
     if len(table) != len(catalogue):
         raise ArtifactError(

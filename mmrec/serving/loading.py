@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import MmrecError
+from mmrec.serving.catalogue_index import OpenIndex
 from mmrec.serving.choice import Choice, Names, base_of
 from mmrec.serving.exported import Pair, load_pair
 from mmrec.serving.model_folder import ModelFolder, Places
@@ -26,12 +27,14 @@ class Loader:
         given: the pair that the process is started with.
         folder: where others come from; None where there are none.
         device: where to compute.
+        open_index: opens what finds candidates.
         serve: makes a service of what was loaded.
     """
 
     given: Places
     folder: ModelFolder | None
     device: str
+    open_index: OpenIndex
     serve: Callable[[Pair], Service]
 
     def first(self, store: Store, *, notify: Notify = ignore, meter: Meter = silent_meter) -> tuple[Service, Choice]:
@@ -65,7 +68,15 @@ class Loader:
         else:
             assert self.folder is not None
             places = self.folder.places(names)
-        pair = load_pair(places.run, places.vectors, feed=places.feed, device=self.device, notify=notify, meter=meter)
+        pair = load_pair(
+            places.run,
+            places.vectors,
+            feed=places.feed,
+            device=self.device,
+            open_index=self.open_index,
+            notify=notify,
+            meter=meter,
+        )
         return self.serve(pair)
 
     def models(self, choice: Choice) -> Models | None:

@@ -1,10 +1,11 @@
-"""The thread that runs the model: posts and users of all requests in one queue, each kind a batch."""
+"""The threads that run the model: pictures, words and users of all requests, each kind in batches of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +50,14 @@ class ItemJob:
     kept: tuple[str, ...]
 
 
-_Job = DecodedPost | UserJob | ItemJob
+_PostJob = DecodedPost | ItemJob
 
 
 class ModelWorker:
     """Encodes posts and users for all requests.
+
+    Words take a tenth of the time of pictures and users a hundredth, so each of the three has a thread of its own: who
+    searches, or opens a feed, waits for nobody's pictures.
 
     Args:
         recommender: the trained model.
@@ -64,54 +68,55 @@ class ModelWorker:
     def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
         self._recommender, self._model = recommender, recommender.assembly.model
         self._picture_tokens = picture_tokens(recommender)
-        self._batcher: Batcher[_Job, Vectors] = Batcher(
-            self._run,
+        batcher = partial(
+            Batcher,
             most=limits.batch_posts,
             budget=limits.batch_tokens,
-            cost=self._cost,
             seconds=limits.batch_seconds,
             waiting=limits.posts_waiting,
             on_batch=on_batch,
         )
+        self._pictures: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
+        self._words: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
+        self._users: Batcher[UserJob, Vectors] = batcher(self._encoded_users, cost=lambda job: len(job.items))
 
     @property
     def depth(self) -> int:
         """Posts and users that wait."""
-        return self._batcher.depth
+        return self._pictures.depth + self._words.depth + self._users.depth
 
     @property
     def alive(self) -> bool:
         """Whether it takes more."""
-        return self._batcher.alive
+        return self._pictures.alive and self._words.alive and self._users.alive
 
     def encode_post(self, post: DecodedPost) -> Future[Vectors]:
         """Return what will hold a post's score-ready vector, shape (width,)."""
-        return self._batcher.submit(post)
+        return (self._pictures if post.pictures else self._words).submit(post)
 
     def encode_user(self, job: UserJob) -> Future[Vectors]:
         """Return what will hold a user's score-ready vectors, shape (interests, width)."""
-        return self._batcher.submit(job)
+        return self._users.submit(job)
 
     def encode_item(self, job: ItemJob) -> Future[Vectors]:
         """Return what will hold an item's score-ready vector, shape (width,)."""
-        return self._batcher.submit(job)
+        return (self._pictures if "image" in job.kept else self._words).submit(job)
 
     def close(self) -> None:
         """Finish what waits, then stop."""
-        self._batcher.close()
+        for batcher in (self._pictures, self._words, self._users):
+            batcher.close()
 
-    def _cost(self, job: _Job) -> int:
-        """Return how many tokens a job has: of its caption, of its pictures, of a history; of an item as many as it may."""
+    def _cost(self, job: _PostJob) -> int:
+        """Return how many tokens a job has: of its caption and of its pictures; of an item as many as it may."""
         words = self._recommender.assembly.words
-        if isinstance(job, UserJob):
-            return len(job.items)
         if isinstance(job, ItemJob):
             text = words.max_tokens * words.windows if words is not None and "text" in job.kept else 0
             return text + (self._picture_tokens if "image" in job.kept else 0)
         text = 0 if words is None or job.caption is None else len(words.encode([job.caption]).token_ids.values)
         return text + self._picture_tokens * len(job.pictures)
 
-    def _run(self, jobs: Sequence[_Job]) -> Sequence[Vectors]:
+    def _encoded_posts(self, jobs: Sequence[_PostJob]) -> Sequence[Vectors]:
         results: dict[int, Vectors] = {}
         posts = {index: job for index, job in enumerate(jobs) if isinstance(job, DecodedPost)}
         if posts:
@@ -121,10 +126,14 @@ class ModelWorker:
         for kept in {job.kept for job in items.values()}:
             places = [index for index, job in items.items() if job.kept == kept]
             results |= dict(zip(places, self._items([items[index].row for index in places], kept), strict=True))
+        return [results[index] for index in range(len(jobs))]
+
+    def _encoded_users(self, jobs: Sequence[UserJob]) -> Sequence[Vectors]:
+        results: dict[int, Vectors] = {}
         for bare in (True, False):
-            users = {i: job for i, job in enumerate(jobs) if isinstance(job, UserJob) and (job.times is None) == bare}
+            users = {index: job for index, job in enumerate(jobs) if (job.times is None) == bare}
             if users:
-                results |= dict(zip(users, self._users(list(users.values())), strict=True))
+                results |= dict(zip(users, self._some_users(list(users.values())), strict=True))
         return [results[index] for index in range(len(jobs))]
 
     def _items(self, rows: Sequence[int], kept: Sequence[str]) -> Vectors:
@@ -134,7 +143,7 @@ class ModelWorker:
         wanted = np.array(rows, dtype=np.int64)
         return np.asarray(encode_catalogue(self._model, reader, wanted, device=self._recommender.device).numpy())
 
-    def _users(self, jobs: Sequence[UserJob]) -> Vectors:
+    def _some_users(self, jobs: Sequence[UserJob]) -> Vectors:
         """Encode users whose histories all have times, or all have none; shape (users, interests, width)."""
         lengths = np.array([len(job.items) for job in jobs], dtype=np.int64)
         flat = np.arange(lengths.sum(), dtype=np.int64)

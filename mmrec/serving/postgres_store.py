@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
-import psycopg
-from pgvector import Vector
 
-from mmrec.errors import ArtifactError
+from mmrec.errors import ArtifactError, MissingExtraError
 from mmrec.search.postgres import Connection, Pool, address, first_line, open_pool
 from mmrec.serving.rows import (
     EVENT,
@@ -28,6 +26,12 @@ from mmrec.serving.rows import (
 )
 from mmrec.serving.served_queue import ServedQueue
 from mmrec.serving.store import Event, Served, StoredPost, StoreFailureError
+
+try:
+    import psycopg
+    from pgvector import Vector
+except ImportError as error:
+    raise MissingExtraError("psycopg", "postgres") from error
 
 SCHEMA_VERSION = 1
 _SCHEMA = """

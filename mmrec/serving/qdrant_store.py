@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-from qdrant_client import QdrantClient, models
 
-from mmrec.errors import ArtifactError
+from mmrec.errors import ArtifactError, MissingExtraError
 from mmrec.search.qdrant_server import Qdrant, QdrantFailureError
 from mmrec.serving.served_queue import ServedQueue
 from mmrec.serving.store import Event, Served, StoredPost, StoreFailureError
+
+try:
+    from qdrant_client import QdrantClient, models
+except ImportError as error:
+    raise MissingExtraError("qdrant_client", "qdrant") from error
 
 SCHEMA_VERSION = 1
 SETTLE_SECONDS = 5.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from mmrec.errors import RequestError
 from mmrec.serving.limits import Limits
 from mmrec.serving.post_vectors import Content
-from mmrec.serving.schemas import Attribute, Image, RawPost
+from mmrec.serving.schemas import Attribute, Image
 
 PART = "part:"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
@@ -50,9 +50,9 @@ def is_data_url(text: str) -> bool:
     return _DATA.match(text) is not None
 
 
-def name_of(post: RawPost, position: int) -> str | int:
-    """Return what the answer calls a post."""
-    return post.item_id if post.item_id is not None else f"new:{position}"
+def name_of(item_id: str | int | None, position: int) -> str | int:
+    """Return what the answer calls an entry."""
+    return item_id if item_id is not None else f"new:{position}"
 
 
 def _picture(image: Image | str, parts: Mapping[str, bytes]) -> bytes:

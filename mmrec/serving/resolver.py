@@ -102,13 +102,13 @@ class Resolver:
         find: Callable[[str], Item | None],
     ) -> Started:
         """Look an id up, or decode a post and have it encoded."""
-        post = entry if isinstance(entry, RawPost) else RawPost(item_id=entry)
-        name = name_of(post, position)
-        item = None if post.item_id is None else find(str(post.item_id))
+        post, item_id = (entry, entry.item_id) if isinstance(entry, RawPost) else (None, entry)
+        item = None if item_id is None else find(str(item_id))
+        name = name_of(item_id, position)
         if item is not None:
             return Resolved(name, item_key(item.item_id), item.vector, self.present(item))
-        if post.item_id is not None and post.caption is None and post.image is None:
-            error = RequestError("the id of a known item", got=repr(post.item_id))
+        if post is None or (item_id is not None and post.caption is None and post.image is None):
+            error = RequestError("the id of a known item", got=repr(item_id))
             return Resolved(name, "", None, (), str(error))
         trace.left()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
@@ -31,6 +31,8 @@ class ServeConfig(BaseModel):
     """Folder of the embedded store."""
     store: StrictStr | None = None
     """Another store in its place: a folder, postgresql://... or qdrant+http://..."""
+    index: Literal["export", "store"] = "export"
+    """What finds candidates: the export's index, or its vectors in Postgres or Qdrant."""
     workers: Annotated[int, Field(strict=True, ge=1)] = 1
     """Processes that serve, behind one socket."""
     keys: Path | None = None

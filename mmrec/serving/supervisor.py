@@ -56,7 +56,7 @@ class Supervisor:
         self._work, self._grace, self._notify = work, grace, notify
         self._workers = [_Worker(number) for number in range(workers)]
         self._context = multiprocessing.get_context("spawn")
-        self._ending = False
+        self._ending = threading.Event()
 
     def run(self, *, on_ready: Callable[[], None]) -> None:
         """Serve until told to end.
@@ -73,7 +73,7 @@ class Supervisor:
                 self._start(first)
                 if self._wait_for(first):
                     on_ready()
-                    while not self._ending:
+                    while not self._ending.is_set():
                         self._keep()
                         self._look()
             finally:
@@ -96,12 +96,12 @@ class Supervisor:
             MmrecError: it cannot.
         """
         assert first.messages is not None
-        while not self._ending:
+        while not self._ending.is_set():
             if not first.messages.poll(_LOOK_SECONDS):
                 continue
             message = _receive(first.messages)
             if message is None:
-                if self._ending:
+                if self._ending.is_set():
                     return False
                 assert first.process is not None
                 first.process.join()
@@ -139,7 +139,7 @@ class Supervisor:
         worker.process.join()
         worker.messages.close()
         code, worker.process, worker.messages = worker.process.exitcode, None, None
-        if self._ending:
+        if self._ending.is_set():
             return
         lived = time.monotonic() - worker.since
         worker.failures = 0 if lived >= _STEADY_SECONDS else worker.failures + 1
@@ -161,7 +161,7 @@ class Supervisor:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def end(number: int, frame: object) -> None:
-            self._ending = True
+            self._ending.set()
 
         before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +17,14 @@ from mmrec.errors import ArtifactError, RequestError
 from mmrec.search.faiss import CODEBOOK, FaissStore
 from mmrec.search.index import ExactStore, Hits, Mask, Store, Vectors, recall
 from mmrec.search.rescored import RescoredStore
+from mmrec.search.spare import SpareStore
 from mmrec.search.where import where_mask
+from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, PostgresServer, local_qdrant
 
 FAISS = ("flat", "hnsw", "ivfpq")
 WITHOUT_LANCEDB = pytest.mark.skipif(importlib.util.find_spec("lancedb") is None, reason="lancedb is not installed")
 LANCE = [pytest.param(name, marks=WITHOUT_LANCEDB) for name in ("lancedb", "lancedb-ivf")]
+DATABASES = [pytest.param("pgvector", marks=WITHOUT_POSTGRES), pytest.param("qdrant", marks=WITHOUT_QDRANT)]
 TEMPERATURE = 0.05
 
 
@@ -32,6 +38,8 @@ def clustered(rows: int = 600, dim: int = 16) -> np.ndarray:
 
 
 VECTORS = clustered()
+pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")
+POOLS: dict[str, Any] = {}
 SCALE = 0.1 / float(np.abs(VECTORS[:, -1]).max())
 
 
@@ -42,8 +50,15 @@ def asked(count: int = 50) -> np.ndarray:
     return queries
 
 
-def made(name: str, vectors: np.ndarray, folder: Path) -> Store:
+def made(name: str, vectors: np.ndarray, folder: Path, postgres: PostgresServer | None = None) -> Store:
     """Build a store, and open what it wrote."""
+    if name == "pgvector":
+        assert postgres is not None
+        return in_postgres(postgres, vectors)[0]
+    if name == "qdrant":
+        from mmrec.search.qdrant import QdrantVectors
+
+        return QdrantVectors.load(local_qdrant(), "items", vectors, last_scale=SCALE)[0]
     if name == "exact":
         return ExactStore(vectors)
     if name.startswith("lancedb"):
@@ -59,11 +74,22 @@ def made(name: str, vectors: np.ndarray, folder: Path) -> Store:
     return RescoredStore(store, vectors) if name == "ivfpq" else store
 
 
-@pytest.mark.parametrize("name", ["exact", *FAISS, *LANCE])
+def in_postgres(postgres: PostgresServer, vectors: np.ndarray, name: str = "") -> tuple[Store, bool]:
+    """Open a table of its own for these vectors, and whether it was made."""
+    from mmrec.search.pgvector import PgVectorStore
+    from mmrec.search.postgres import open_pool
+
+    pool = POOLS.setdefault(postgres.url, open_pool(postgres.url))
+    name = name or f"t{hashlib.sha256(vectors.tobytes()).hexdigest()[:8]}"
+    return PgVectorStore.load(pool, name, vectors, last_scale=SCALE)
+
+
+@pytest.mark.parametrize("name", ["exact", *FAISS, *LANCE, *DATABASES])
 class TestStoreContract:
     @pytest.fixture
-    def store(self, name: str, tmp_path: Path) -> Store:
-        return made(name, VECTORS, tmp_path)
+    def store(self, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+        postgres = request.getfixturevalue("postgres") if name == "pgvector" else None
+        return made(name, VECTORS, tmp_path, postgres)
 
     def test_equals_a_full_sort(self, store: Store) -> None:
         assert isinstance(store, Store)
@@ -164,6 +190,97 @@ class TestProductQuantisation:
         FaissStore.build(vectors, kind="ivfpq").save(tmp_path / "index")
         hits = FaissStore.open(tmp_path / "index").search(vectors[:1], k=20, allowed=allowed)
         assert sorted(hits.rows[0].tolist()) == sorted(far.tolist())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_pools() -> Iterator[None]:
+    yield
+    for pool in POOLS.values():
+        pool.close()
+
+
+@WITHOUT_POSTGRES
+class TestPgVector:
+    def test_the_graph_answers_and_a_filter_does_not_starve_it(
+        self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mmrec.search.pgvector._LISTED", 0)
+        vectors = np.random.default_rng(2).normal(size=(3000, 9)).astype(np.float32)
+        store, made = in_postgres(postgres, vectors)
+        assert made
+        query = vectors[:1] * np.append(np.ones(8), SCALE).astype(np.float32)
+        with POOLS[postgres.url].connection() as connection:
+            order = f"EXPLAIN SELECT row FROM {store._table} ORDER BY vector <#> %s LIMIT 10"  # type: ignore[attr-defined]
+            plan = str(connection.execute(order, (query[0],)).fetchall())
+        assert "Index Scan" in plan
+        far = ExactStore(vectors).search(-vectors[:1], k=20).rows[0]
+        allowed = np.zeros(3000, dtype=bool)
+        allowed[far] = True
+        hits = store.search(vectors[:1], k=20, allowed=allowed)
+        assert sorted(hits.rows[0].tolist()) == sorted(far.tolist())
+
+    def test_a_table_is_made_once_and_again_when_it_is_not_whole(self, postgres: PostgresServer) -> None:
+        name = "t_once"
+        assert in_postgres(postgres, VECTORS, name)[1]
+        assert not in_postgres(postgres, VECTORS, name)[1]
+        with POOLS[postgres.url].connection() as connection:
+            connection.execute(f"DELETE FROM mmrec_index.{name} WHERE row = 5")
+        store, made = in_postgres(postgres, VECTORS, name)
+        assert made
+        assert recall(store.search(asked(), k=10).rows, ExactStore(VECTORS).search(asked(), k=10).rows) >= 0.99
+
+
+@WITHOUT_QDRANT
+def test_a_collection_is_completed() -> None:
+    from mmrec.search.qdrant import QdrantVectors
+
+    qdrant = local_qdrant()
+    assert QdrantVectors.load(qdrant, "items", VECTORS)[1]
+    with qdrant.calling() as client:
+        client.delete("items", [3, 4, 5])
+    store, written = QdrantVectors.load(qdrant, "items", VECTORS)
+    assert written
+    assert not QdrantVectors.load(qdrant, "items", VECTORS)[1]
+    assert recall(store.search(asked(), k=10).rows, ExactStore(VECTORS).search(asked(), k=10).rows) >= 0.99
+    qdrant.close()
+
+
+@WITHOUT_QDRANT
+def test_a_long_filter_is_not_sent_to_qdrant(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmrec.search.qdrant import QdrantVectors
+
+    monkeypatch.setattr("mmrec.search.qdrant._LISTED", 0)
+    qdrant = local_qdrant()
+    store = QdrantVectors.load(qdrant, "items", VECTORS)[0]
+    far = ExactStore(VECTORS).search(-VECTORS[:1], k=20).rows[0]
+    allowed = np.zeros(len(VECTORS), dtype=bool)
+    allowed[far] = True
+    assert sorted(store.search(VECTORS[:1], k=20, allowed=allowed).rows[0].tolist()) == sorted(far.tolist())
+    qdrant.close()
+
+
+class FailingStore(ExactStore):
+    """Answers only while it is well."""
+
+    well = False
+
+    def search(self, queries: Vectors, *, k: int, allowed: Mask | None = None) -> Hits:
+        if not self.well:
+            raise ArtifactError("an index that answers", got="none")
+        return super().search(queries, k=k, allowed=allowed)
+
+
+def test_a_spare_store_answers_for_one_that_fails() -> None:
+    said: list[str] = []
+    first = FailingStore(VECTORS)
+    store = SpareStore(first, ExactStore(VECTORS), notify=said.append)
+    exact = ExactStore(VECTORS).search(asked(), k=10)
+    for well in (False, False, True, True):
+        first.well = well
+        assert (store.search(asked(), k=10).rows == exact.rows).all()
+    assert len(said) == 2, "once when it begins to fail, once when it is well again"
+    with pytest.raises(RequestError, match="width 17"):
+        store.search(np.zeros((1, 3), np.float32), k=1)
 
 
 class RoughStore:

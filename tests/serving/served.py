@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmrec.commands.export import export_run
 from mmrec.serving.app import build_app
+from mmrec.serving.catalogue_index import exported_index
 from mmrec.serving.choice import Choice, base_of
 from mmrec.serving.exported import Pair, load_pair
 from mmrec.serving.keys import KeyRing
@@ -91,7 +92,9 @@ Serve = Callable[..., Server]
 def models_of(folder: Path, make: Callable[[Pair], Service]) -> Models | None:
     """What may take the place of the tiny run's pair."""
     given = Places(folder / "tiny", folder / "tiny-vectors", None)
-    return Loader(given, ModelFolder(folder), "cpu", make).models(Choice(None, "", base_of(given.vectors)))
+    return Loader(given, ModelFolder(folder), "cpu", exported_index, make).models(
+        Choice(None, "", base_of(given.vectors))
+    )
 
 
 def picture(seed: int = 0, *, height: int = 20, width: int = 30, kind: str = "PNG") -> bytes:

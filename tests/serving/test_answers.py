@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from mmrec.commands.export import export_run
 from mmrec.commands.search import search_vectors
 from mmrec.errors import ArtifactError
-from mmrec.inference.posts import Post
+from mmrec.inference.posts import DecodedPost, Post
 from mmrec.serving.exported import Pair, load_pair
 from tests.serving.served import LIMITS, Serve, Server, in_base64, picture
 from tests.tiny_run import CAPTION_ONLY, NUM_ITEMS, NUM_USERS, PICTURE_ONLY, TinyFeed
@@ -139,6 +141,25 @@ class TestBatches:
         assert all(answer == answers[0] for answer in answers)
         assert (server.service.posts.misses, server.service.posts.hits) == (2, 22)
         assert sum(server.batches) == 2 + 8, "two posts, and a user each time"
+
+    def test_words_and_users_wait_for_no_picture(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        vectors, begun, go = server.service.recommender.vectors, threading.Event(), threading.Event()
+        encode = vectors.encode
+
+        def slow(posts: Sequence[DecodedPost]) -> object:
+            if any(post.pictures for post in posts):
+                begun.set()
+                assert go.wait(20)
+            return encode(posts)
+
+        monkeypatch.setattr(vectors, "encode", slow)
+        with ThreadPoolExecutor(1) as pool:
+            raw = pool.submit(server.results, "score", {"history": [], "candidates": [pictured(1)]})
+            assert begun.wait(20)
+            assert server.results("recommend", {"user_id": "u01"})
+            assert server.results("search", {"text": "a red scarf"})
+            go.set()
+            assert raw.result()
 
     def test_the_cache_is_bounded(self, serve: Serve) -> None:
         server = serve(limits=replace(LIMITS, cached_vectors=3))

@@ -23,7 +23,7 @@ from mmrec.serving.exported import Pair
 from tests.serving.served import LIMITS, Server
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-EXAMPLES = 4
+EXAMPLES = 3
 """Requests of each route, right and wrong ones each."""
 FEW = settings(
     max_examples=EXAMPLES,

@@ -331,11 +331,13 @@ class TestPostgres:
         store = PostgresStore(postgres.url, schema=schema)
         store.put_post(post(), [])
         postgres.stop()
-        with pytest.raises(StoreFailureError):
-            store.add_feedback([Event("u1", "p1", 1)])
-        with pytest.raises(StoreFailureError):
-            list(store.posts())
-        postgres.start()
+        try:
+            with pytest.raises(StoreFailureError):
+                store.add_feedback([Event("u1", "p1", 1)])
+            with pytest.raises(StoreFailureError):
+                list(store.posts())
+        finally:
+            postgres.start()
         store.add_feedback([Event("u1", "p1", 2)])
         assert [event.timestamp for event in store.feedback_of("u1", limit=9)] == [2]
         assert [held.item_id for held in store.posts()] == ["p1"]

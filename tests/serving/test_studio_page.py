@@ -34,7 +34,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the page is test
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 PHONE = {"width": 390, "height": 844}
-HEARTBEAT = 0.01
+HEARTBEAT, PATIENCE = 0.01, 15_000
+playwright.expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def opened(studio: Studio, url: str, path: str, *, complaints: bool = False, **c
     """A fresh page, which must not complain unless it is meant to."""
     fresh = studio.browser.new_context(**context)  # type: ignore[arg-type]
     page = fresh.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: said.append(str(error)))

@@ -54,21 +54,22 @@ class Line:
 
 def lines_to_each(process: Process) -> list[Line]:
     """A connection to each worker, told apart by the worker that counts its requests."""
-    found: dict[str, Line] = {}
-
-    def look() -> bool:
-        line = Line(process)
-        before = line.figures()
-        after = line.figures()
-        name = 'mmrec_requests_total{{route="metrics",status="200",worker="{}"}}'
-        # Its own figures are fresh on the page, those of the others as they were up to a second ago.
-        own = [str(n) for n in range(WORKERS) if after.get(name.format(n), 0) == before.get(name.format(n), 0) + 1]
-        if len(own) == 1:
-            found.setdefault(own[0], line)
-        return len(found) == WORKERS
-
-    until(look)
-    return [found[name] for name in sorted(found)]
+    name = 'mmrec_requests_total{{route="metrics",status="200",worker="{}"}}'
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        found: dict[int, Line] = {}
+        # A connection that waits for five seconds is closed: found at about one time, or looked for again.
+        since = time.monotonic()
+        while len(found) < WORKERS and time.monotonic() < since + 2:
+            line = Line(process)
+            before, after = line.figures(), line.figures()
+            # Its own figures are fresh on the page, those of the others as they were up to a second ago.
+            own = [n for n in range(WORKERS) if after.get(name.format(n), 0) == before.get(name.format(n), 0) + 1]
+            if len(own) == 1:
+                found.setdefault(own[0], line)
+        if len(found) == WORKERS:
+            return [found[number] for number in sorted(found)]
+    raise AssertionError("not every worker answers")
 
 
 @pytest.fixture(scope="module")

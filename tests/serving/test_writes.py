@@ -283,9 +283,9 @@ class TestTimes:
         service = server.service
         jobs = [job(service.recommender.item_embeddings(), count) for job in (timed, bare) for count in (1, 5, 3, 0)]
         jobs = [one for one in jobs if len(one.items) or one.times is None]
-        together = service.worker._run(jobs)
+        together = service.worker._encoded_users(jobs)
         for one, vectors in zip(jobs, together, strict=True):
-            np.testing.assert_allclose(service.worker._run([one])[0], vectors, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(service.worker._encoded_users([one])[0], vectors, rtol=1e-5, atol=1e-5)
 
 
 Job = Callable[[np.ndarray, int], UserJob]

@@ -72,7 +72,7 @@ TABLE = [
     Wrong("GET /v1/items/p01/similar?k=501", 422, "at most 500 items"),
     # pictures
     Wrong("PUT /v1/items/x", 422, "600 pixels (at most 599)", post(PNG)),
-    Wrong("PUT /v1/items/x", 422, "expected a picture", post(in_base64(b"GIF89a nothing"))),
+    Wrong("PUT /v1/items/x", 422, "a whole picture (JPEG, PNG, WEBP, GIF, BMP, AVIF), got a damaged GIF", post(in_base64(b"GIF89a nothing"))),
     Wrong("PUT /v1/items/x", 422, "expected", post(in_base64(picture(1, height=10)[:200]))),
     Wrong("PUT /v1/items/x", 422, "more than one pixel", post(in_base64(picture(1, height=1, width=1)))),
     Wrong("PUT /v1/items/x", 422, "a picture in base64", post({"base64": "%%%"})),

@@ -3,6 +3,7 @@
 import { cardsOf, get, pictureSource } from "./api.js";
 import { cardElement, fill, grid, openItem, picture, titleOf } from "./cards.js";
 import { count, debounced, emptyBox, h, plural, say } from "./dom.js";
+import { steer } from "./steering.js";
 
 const SCALE = 65535;
 const LISTED = 24;
@@ -40,7 +41,16 @@ export async function mapView(root, _, query) {
   const describeSoon = debounced(() => describe(), 250);
   // While the map moves other pictures are wanted with every frame.
   const fetchSoon = debounced((ids) => fetchPictures(ids), 120);
-  listen();
+  const reach = (point) => nearest(...point, NEAR);
+  steer(canvas, {
+    zoom,
+    pan,
+    reset,
+    over: (point) => hover(reach(point)),
+    away: () => hover(-1),
+    tap: (point) => open(reach(point)),
+    enter: () => open(nearest(stage.clientWidth / 2, stage.clientHeight / 2, Infinity)),
+  });
   const observer = new ResizeObserver(() => size());
   const redraw = () => plan();
   observer.observe(stage);
@@ -61,51 +71,6 @@ export async function mapView(root, _, query) {
     how.textContent = `${map.method} fitted on ${plural(map.sample, "post")}${map.sample < map.items ? ", the others beside their nearest neighbours" : ""}. ${map.shown < map.items ? `${count(map.shown)} of ${count(map.items)} are shown. ` : ""}${map.exported ? "" : "Made by this process, for the export has no map: mmrec export --map makes one that keeps neighbourhoods (t-SNE). "}Drag and scroll, or use arrow keys, + and −.`;
     size();
     describe();
-  }
-
-  function listen() {
-    const touching = new Map();
-    let walked = 0;
-    const spot = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("wheel", (event) => (event.preventDefault(), zoom(Math.exp(-event.deltaY * 0.0016), ...spot(event))), { passive: false });
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      touching.set(event.pointerId, spot(event));
-      walked = 0;
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const now = spot(event);
-      const before = touching.get(event.pointerId);
-      if (!before) return hover(nearest(...now, NEAR));
-      const step = [now[0] - before[0], now[1] - before[1]];
-      const other = [...touching].find(([id]) => id !== event.pointerId)?.[1];
-      touching.set(event.pointerId, now);
-      walked += Math.hypot(...step);
-      if (!other) return walked > 4 && pan(...step);
-      const apart = (point) => Math.max(Math.hypot(point[0] - other[0], point[1] - other[1]), 1);
-      return zoom(apart(now) / apart(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
-    });
-    const lift = (event) => touching.delete(event.pointerId);
-    canvas.addEventListener("pointerup", (event) => {
-      lift(event);
-      if (walked <= 4) open(nearest(...spot(event), NEAR));
-    });
-    canvas.addEventListener("pointercancel", lift);
-    canvas.addEventListener("pointerleave", () => hover(-1));
-    canvas.addEventListener("keydown", (event) => {
-      const far = 60;
-      const moves = { ArrowLeft: [far, 0], ArrowRight: [-far, 0], ArrowUp: [0, far], ArrowDown: [0, -far] };
-      if (moves[event.key]) pan(...moves[event.key]);
-      else if (event.key === "+" || event.key === "=") zoom(1.4);
-      else if (event.key === "-") zoom(1 / 1.4);
-      else if (event.key === "0") reset();
-      else if (event.key === "Enter") open(nearest(stage.clientWidth / 2, stage.clientHeight / 2, 1e6));
-      else return;
-      event.preventDefault();
-    });
   }
 
   function zoomButton(text, label, act) {

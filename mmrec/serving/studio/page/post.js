@@ -1,7 +1,7 @@
 // A post that need not be published: what is near it, who would like it, and what each of its modalities does.
 
 import { forgetCard, itemPath, post as ask, send } from "./api.js";
-import { cardElement, fill, fillWaiting, grid, picture, titleOf } from "./cards.js";
+import { cardElement, fill, grid, picture, titleOf } from "./cards.js";
 import { pictureDrop } from "./controls.js";
 import { alertBox, count, debounced, emptyBox, h, percent, plural, say, score } from "./dom.js";
 
@@ -33,7 +33,7 @@ export async function postView(root) {
 
   root.replaceChildren(
     h("header", { class: "view-head" }, h("div", {}, h("h1", { text: "Post" }), h("p", { class: "lead", text: "Try a post before anybody sees it. Nothing is kept until you publish it." }))),
-    h("div", { class: "with-side" }, h("aside", { class: "panel compose", "aria-label": "The post" }, drop.element, h("label", { class: "field", for: "caption" }, h("span", { text: "Caption" })), caption, h("label", { class: "field", for: "post-id" }, h("span", { text: "Id" })), id, publish, publishing), result),
+    h("div", { class: "with-side" }, h("aside", { class: "panel compose", "aria-label": "The post" }, drop.element, h("label", { class: "field", for: "caption" }, h("span", { text: "Caption" })), caption, h("label", { class: "field", for: "post-id" }, h("span", { text: "Id" })), id, publish), h("div", {}, publishing, result)),
   );
   nothing();
   return () => {
@@ -104,7 +104,7 @@ export async function postView(root) {
     const itself = String(found.results[0]?.item_id) === state.id;
     const back = h("button", { class: "button", type: "button", text: "Take it back", on: { click: () => takeBack() } });
     publishing.replaceChildren(
-      h("div", { class: "notice good", role: "status" }, h("strong", { text: "Published" }), h("p", { text: itself ? "Search finds it, and so does every recommendation from now on." : "It is offered from now on." })),
+      h("div", { class: "notice good", role: "status" }, h("strong", { text: "Published" }), h("p", { text: itself ? "Search finds it, and it is recommended like any other from now on." : "It is offered from now on." })),
       rows.length > 0 && h("table", { class: "facts-table" }, h("caption", { text: "In what is recommended" }), h("thead", {}, h("tr", {}, ["User", "Before", "Now"].map((text) => h("th", { scope: "col", text })))), h("tbody", {}, rows.map(([user, now]) => h("tr", {}, h("th", { scope: "row", text: user }), h("td", { text: "not offered" }), h("td", { text: now }))))),
       h("div", { class: "actions" }, back, h("a", { class: "button", href: `#/search?items=${encodeURIComponent(state.id)}`, text: "Search with it" })),
     );
