@@ -25,9 +25,9 @@ def publish_rows(own: Service, captions: Sequence[str], *, strict: bool) -> Iter
         start = time.perf_counter()
         own.ask("PUT", f"/v1/items/{item_id}", {"caption": caption})
         found = own.ask("POST", "/v1/search", {"text": caption, "k": 50})
-        assert item_id in {entry["item_id"] for entry in found["results"]}  # type: ignore[attr-defined, index]
+        assert item_id in {entry["item_id"] for entry in found["results"]}  # type: ignore[attr-defined]
         offered = own.ask("POST", "/v1/recommend", {"history": [item_id], "k": 500})
-        assert item_id in {entry["item_id"] for entry in offered["results"]}  # type: ignore[attr-defined, index]
+        assert item_id in {entry["item_id"] for entry in offered["results"]}  # type: ignore[attr-defined]
         seconds.append(time.perf_counter() - start)
     yield Row(
         "serve",
@@ -80,7 +80,7 @@ def soak_rows(own: Service, asks: Mapping[str, Sequence[Ask]], *, minutes: float
         for n in range(KEPT)
     ]
     mixed = [*reads, *writes]
-    np.random.default_rng(0).shuffle(mixed)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(mixed)
     watch = MemoryWatch(own)
     answers = Clients(Plan(own.port, SOAK_CLIENTS, 60 * minutes, mixed)).wait()
     watch.stop()
