@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.commands.serve import serve_run
+from mmrec.commands.serve import bound_socket, serve_run
 from mmrec.errors import ConfigError, MmrecError
 from mmrec.serving.sqlite_store import SqliteStore
 
@@ -156,3 +157,26 @@ def test_refusals(tiny_run: Path, served_vectors: Path, tmp_path: Path, options:
     with pytest.raises(MmrecError, match=words):
         serve_run(tiny_run, **arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "data").exists()
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Without TCP_NODELAY an answer in two writes waits for the caller's delayed acknowledgement, 40 ms."""
+    delays: list[int] = []
+
+    async def serve() -> None:
+        done = asyncio.Event()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            delays.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        with bound_socket("127.0.0.1", 0) as listening:
+            server = await asyncio.start_server(accept, sock=listening)
+            await asyncio.open_connection(*listening.getsockname())
+            await asyncio.wait_for(done.wait(), PATIENCE)
+            server.close()
+
+    asyncio.run(serve())
+    assert len(delays) == 1
+    assert delays[0]
