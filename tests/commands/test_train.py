@@ -19,7 +19,9 @@ from mmrec.commands.train import train_run
 from mmrec.config import Config, validate
 from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError
+from mmrec.evaluation import calibration
 from mmrec.feed.splits import WARM, Split
+from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.recommender import Recommender
 from mmrec.model.item_encoder import ItemEncoder
 from mmrec.preprocessing.image import ImagePreprocessor
@@ -159,6 +161,15 @@ class TestRefusedBeforeAnyWork:
     def test_a_device_that_is_not_there(self, config: Config, tiny_feed: TinyFeed, tmp_path: Path, device: str) -> None:
         with pytest.raises(ConfigError, match=r"a device of this machine \(auto, cpu.*--device"):
             train_run(config, feed=tiny_feed.prepared, out=tmp_path / "run", device=device)
+
+    def test_a_cost_of_cold_items_without_warm_cases_to_weigh_it_by(
+        self, config: Config, tiny_feed: TinyFeed, tmp_path: Path
+    ) -> None:
+        values = config.model_dump(mode="json")
+        bad = validate(values | {"train": values["train"] | {"cold_cost": 0.02}}, where="test")
+        with pytest.raises(ConfigError, match=r"holds warm cases out.*train\.cold_cost.*--warm-share"):
+            run(bad, tiny_feed.prepared, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_histories_too_short_to_validate_on(self, config: Config, tmp_path: Path) -> None:
         feed = write_feed(
@@ -374,3 +385,35 @@ def test_every_width_is_trained_and_logged(config: Config, tiny_feed: TinyFeed, 
     lines = RunFolder(tmp_path / "run").metrics.read_text().splitlines()
     logged = {name for line in lines for name in json.loads(line)}
     assert {f"loss/{part}{width}" for part in ("full_softmax", "contrastive") for width in ("", "/4", "/8")} <= logged
+
+
+def test_known_items_gain_what_keeps_cold_ones_from_costing_more(
+    config: Config, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "COST_METRIC", "hr@1")  # ten places are nearly all that there are here
+    feed = tmp_path / "feed"
+    shutil.copytree(tiny_feed.prepared, feed)
+    split = write_split(feed, name="cold", kind="cold_items", choices=SplitChoices(warm_share=0.9, cold_share=0.3))
+    assert split.calibration is not None
+    values = config.model_dump(mode="json") | {"feed": {"split": "cold"}}
+    bonuses = {}
+    for cost in (None, 0.0):
+        asked = validate(values | {"train": values["train"] | {"cold_cost": cost, "epochs": 1}}, where="test")
+        out = tmp_path / f"run-{cost}"
+        run(asked, feed, out)
+        recommender = Recommender.load(out, device="cpu")
+        bonuses[cost] = float(recommender.assembly.model.scorer.known_bonus)
+        # Part of every vector that is scored, searched or exported: of the items that training knew, and of no other.
+        recommender.item_embeddings()
+        warm = torch.from_numpy(split.item_roles == WARM)
+        biases = recommender.catalogue_tensor[:, -1]
+        recommender.assembly.model.scorer.known_bonus.zero_()
+        plain = encode_catalogue(
+            recommender.assembly.model,
+            recommender.assembly.reader,
+            recommender.assembly.all_rows,
+            device=torch.device("cpu"),
+        )[:, -1]
+        torch.testing.assert_close(biases - plain, bonuses[cost] * warm.float(), atol=1e-5, rtol=0)
+    assert bonuses[None] == 0
+    assert bonuses[0.0] > 0
