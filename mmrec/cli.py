@@ -139,7 +139,7 @@ def evaluate(
         Literal["validation", "test", "warm", "calibration"],
         typer.Option(
             help="Cases to answer; open the test cases once, at the end.  warm: of a cold_items split made with "
-            "--warm-share, what the cold posts cost the others."
+            "--warm-share, what the cold posts cost the others; calibration: the cases by which training chose that."
         ),
     ] = "validation",
     against: Annotated[
