@@ -171,6 +171,7 @@ def _attributes(
             ids.rows(catalogue) >= 0,
             columns=settings.columns,
             numbers=settings.numbers,
+            separators=settings.separators,
             buckets=settings.buckets,
             min_count=settings.min_count,
             where=key,

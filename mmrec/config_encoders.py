@@ -132,15 +132,17 @@ class Precomputed(Settings):
 class Attributes(Settings):
     """Attribute columns of the items (category, brand, price, ...): each is one more token of an item.
 
-    A cell may list several values, as a JSON list or with ``|`` between them.
+    A cell may list several values, as a JSON list or with a separator between them.
     """
 
     kind: Literal["attributes"]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """Columns of the feed's items, such as ``[product_type_name, price]``."""
     numbers: tuple[str, ...] | None = None
-    """Those of them that hold numbers; None takes the columns in which every value is a number, and more than ``buckets``
-    of these are different."""
+    """Those of them that hold numbers or dates; None takes the columns in which every value is one, and more than
+    ``buckets`` of these are different."""
+    separators: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """What stands between the values of a cell, by column, such as ``{actors: ","}``; ``|`` where nothing is said."""
     buckets: Annotated[int, Field(ge=2)] = 16
     """Numbers are put into so many buckets, each of about as many of training's items."""
     min_count: Positive = 5
@@ -152,6 +154,8 @@ class Attributes(Settings):
             raise ValueError(f"columns must differ, not {list(self.columns)}")
         if not set(self.numbers or ()) <= set(self.columns):
             raise ValueError(f"numbers must be among columns {list(self.columns)}, not {list(self.numbers or ())}")
+        if not set(self.separators) <= set(self.columns):
+            raise ValueError(f"separators must be of columns {list(self.columns)}, not {list(self.separators)}")
         return self
 
 

@@ -20,8 +20,9 @@ TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
 KNOWN_BONUSES = (*(step / 10 for step in range(11)), 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 """Candidates for the bonus of items that training saw; the last hides all others."""
-STANDARD_ERRORS = 2.0
-"""What is chosen stays at 0 unless it is better by this many: a few hundred questions always favour some candidate."""
+STANDARD_ERRORS = 1.5
+"""So many are taken off every gain before gains are compared: a few hundred questions always favour some candidate, and of
+two that do equally well the one that is surer of it is the better guess."""
 COST_METRIC = "hr@10"
 REPEAT_BONUS, TREND_WEIGHT, KNOWN_BONUS = "repeat_bonus", "trend_weight", "known_bonus"
 
@@ -88,18 +89,16 @@ class Calibration:
         return self._measured[key]
 
     def choose_best(self, name: str, candidates: Sequence[float], setting: Setting, *, metric: str) -> None:
-        """Take the candidate that ranks best, the first unless another is better beyond chance."""
+        """Take the candidate whose gain over the first is surely the greatest, the first where no gain is sure."""
         if name not in self._setters:
             return
         found = []
         for candidate in candidates:
             self.set(name, candidate)
             found.append(self.measure(setting)[metric])
-        best = int(np.argmax([values.mean() for values in found]))
-        gains = found[best] - found[0]
-        if gains.mean() < STANDARD_ERRORS * gains.std() / max(len(gains), 1) ** 0.5:
-            best = 0
-        self.set(name, candidates[best])
+        gains = [values - found[0] for values in found]
+        sure = [gain.mean() - STANDARD_ERRORS * gain.std() / max(len(gain), 1) ** 0.5 for gain in gains]
+        self.set(name, candidates[int(np.argmax(sure))])
 
     def choose_cost(self, most: float) -> None:
         """Take the least bonus of known items with which the unknown ones cost them no more than a share of HR@10."""

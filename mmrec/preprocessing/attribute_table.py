@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ def read_vocabulary(
     *,
     columns: Sequence[str],
     numbers: Sequence[str] | None,
+    separators: Mapping[str, str],
     buckets: int,
     min_count: int,
     where: str,
@@ -34,7 +35,8 @@ def read_vocabulary(
         catalogue: the items.
         seen: shape (items,), whether training sees an item.
         columns: attribute columns.
-        numbers: those of them that hold numbers; None finds out.
+        numbers: those of them that hold numbers or dates; None finds out.
+        separators: what stands between several values of a cell, by column.
         buckets: of numbers.
         min_count: items that must have a value for it to count.
         where: config key, for messages.
@@ -43,7 +45,9 @@ def read_vocabulary(
         ConfigError: a column that the feed does not have, or that says nothing of these items.
     """
     texts = _texts(catalogue, columns, where)[seen]
-    return AttributePreprocessor.fit(texts, numbers=numbers, buckets=buckets, min_count=min_count, where=where)
+    return AttributePreprocessor.fit(
+        texts, numbers=numbers, separators=separators, buckets=buckets, min_count=min_count, where=where
+    )
 
 
 def _texts(catalogue: Catalogue, names: Sequence[str], where: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from functools import cached_property
 from itertools import accumulate
 
@@ -17,7 +18,10 @@ import pandas as pd
 from mmrec.errors import ArtifactError, ConfigError, RequestError
 from mmrec.storage import content_hash
 
+SEPARATOR = "|"
 _WHOLE = 2.0**53
+_EPOCH = date(1970, 1, 1)
+_DATES = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,11 @@ class Categories:
 
     Args:
         values: names that have a code of their own, from 1 on; 0 stands for every other.
+        separator: what stands between the names of a cell that lists several.
     """
 
     values: tuple[str, ...]
+    separator: str = SEPARATOR
 
     @property
     def size(self) -> int:
@@ -37,7 +43,7 @@ class Categories:
 
     def codes(self, text: str) -> tuple[int, ...]:
         """Return the codes of the different names in a cell, ascending; none for an empty one."""
-        return tuple(sorted({self._places.get(value, 0) for value in cell_values(text)}))
+        return tuple(sorted({self._places.get(value, 0) for value in cell_values(text, self.separator)}))
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -50,13 +56,15 @@ class Categories:
 
 @dataclass(frozen=True)
 class Buckets:
-    """A column of numbers.
+    """A column of numbers, or of dates.
 
     Args:
         edges: rising; a bucket begins at each of them, and one lies below the first.
+        dates: cells hold dates, which count in days.
     """
 
     edges: tuple[float, ...]
+    dates: bool = False
 
     @property
     def size(self) -> int:
@@ -64,9 +72,13 @@ class Buckets:
         return 1 + len(self.edges)
 
     def codes(self, text: str) -> tuple[int, ...]:
-        """Return the bucket of a cell; none where it holds no number."""
-        number = as_number(text)
+        """Return the bucket of a cell; none where it holds no number (or date)."""
+        number = self.number(text)
         return () if number is None else (bisect_right(self.edges, number),)
+
+    def number(self, text: str) -> float | None:
+        """Return what a cell counts as, None where it holds nothing that does."""
+        return as_days(text) if self.dates else as_number(text)
 
     def __str__(self) -> str:
         """Say how many buckets there are."""
@@ -95,7 +107,14 @@ class AttributePreprocessor:
 
     @classmethod
     def fit(
-        cls, table: pd.DataFrame, *, buckets: int, min_count: int, numbers: Sequence[str] | None = None, where: str
+        cls,
+        table: pd.DataFrame,
+        *,
+        buckets: int,
+        min_count: int,
+        numbers: Sequence[str] | None = None,
+        separators: Mapping[str, str] | None = None,
+        where: str,
     ) -> AttributePreprocessor:
         """Read vocabulary and limits off the items that training may know.
 
@@ -103,8 +122,9 @@ class AttributePreprocessor:
             table: one text column an attribute, one row an item; None or NaN where an item has none.
             buckets: buckets of numbers, about equally many items in each.
             min_count: a name that fewer items have gets no code of its own.
-            numbers: columns that hold numbers; None takes those in which everything is one, more than ``buckets``
-                different ones.
+            numbers: columns that hold numbers or dates; None takes those in which everything is one, more than
+                ``buckets`` different ones.
+            separators: what stands between the names of a cell, by column; ``|`` where nothing is said.
             where: config key, for messages.
 
         Raises:
@@ -113,17 +133,20 @@ class AttributePreprocessor:
         columns: dict[str, Column] = {}
         for name in table.columns:
             cells = [text for text in table[name].dropna() if text.strip()]
-            found = [number for text in cells if (number := as_number(text)) is not None]
+            separator = (separators or {}).get(str(name), SEPARATOR)
+            found, dates = _numbers(cells)
             every = len(found) == len(cells) and len(set(found)) > buckets
             is_number = every if numbers is None else name in numbers
-            if not (found if is_number else any(map(cell_values, cells))):
+            if not (found if is_number else any(cell_values(text, separator) for text in cells)):
                 raise ConfigError(
-                    f"{'numbers' if is_number else 'values'} in the attribute column {name!r}",
+                    f"{'numbers or dates' if is_number else 'values'} in the attribute column {name!r}",
                     got="none among the items of training",
                     where=where,
                     fix="Leave the column out.",
                 )
-            columns[str(name)] = _buckets(found, buckets) if is_number else _categories(cells, min_count)
+            columns[str(name)] = (
+                Buckets(_edges(found, buckets), dates) if is_number else _categories(cells, min_count, separator)
+            )
         return cls(columns)
 
     @property
@@ -159,11 +182,12 @@ class AttributePreprocessor:
         """Refuse attributes of a new post that cannot be meant as they are.
 
         Raises:
-            RequestError: text where the model reads a number.
+            RequestError: text where the model reads a number or a date.
         """
         for name, column in self.columns.items():
-            if isinstance(column, Buckets) and name in texts and as_number(texts[name]) is None:
-                raise RequestError("a number", got=repr(texts[name][:80]), where=f"attribute {name!r}")
+            if isinstance(column, Buckets) and name in texts and column.number(texts[name]) is None:
+                expected = "a date, such as 2026-01-31," if column.dates else "a number"
+                raise RequestError(expected, got=repr(texts[name][:80]), where=f"attribute {name!r}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,10 +196,7 @@ class AttributePreprocessor:
 
     def to_dict(self) -> dict[str, object]:
         """Return vocabulary and limits as plain values for JSON, in the order of the codes."""
-        return {
-            name: {"values": list(column.values)} if isinstance(column, Categories) else {"edges": list(column.edges)}
-            for name, column in self.columns.items()
-        }
+        return {name: _to_dict(column) for name, column in self.columns.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> AttributePreprocessor:
@@ -195,8 +216,8 @@ class AttributePreprocessor:
         return ", ".join(f"{name} ({column})" for name, column in self.columns.items())
 
 
-def cell_values(text: str) -> list[str]:
-    """Return the values of a cell: the entries of a JSON list, what stands between ``|``, or the cell itself."""
+def cell_values(text: str, separator: str = SEPARATOR) -> list[str]:
+    """Return the values of a cell: the entries of a JSON list, what stands between separators, or the cell itself."""
     if text.lstrip().startswith("["):
         try:
             entries = json.loads(text)
@@ -204,7 +225,7 @@ def cell_values(text: str) -> list[str]:
             entries = None
         if isinstance(entries, list):
             return [value for entry in entries if (value := attribute_text(entry)) is not None]
-    return [value for part in text.split("|") if (value := part.strip())]
+    return [value for part in text.split(separator) if (value := part.strip())]
 
 
 def as_number(text: str) -> float | None:
@@ -214,6 +235,23 @@ def as_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and "_" not in text else None
+
+
+def as_days(text: str) -> float | None:
+    """Return the date that a cell holds, in days since 1970, None where it holds none.
+
+    Read are ``2026-01-31`` (a time of day may follow), ``31 Jan 2026`` and ``January 31, 2026``; not ``1/2/2026``, in which
+    the month may be either.
+    """
+    for form in _DATES:
+        try:
+            return float((datetime.strptime(text.strip(), form).date() - _EPOCH).days)  # noqa: DTZ007
+        except ValueError:
+            continue
+    try:
+        return float((datetime.fromisoformat(text.strip()).date() - _EPOCH).days)
+    except ValueError:
+        return None
 
 
 def attribute_text(value: object) -> str | None:
@@ -240,21 +278,37 @@ def attribute_text(value: object) -> str | None:
     raise RequestError("text, numbers or lists of them as attributes", got=type(value).__name__)
 
 
-def _categories(cells: Iterable[str], min_count: int) -> Categories:
-    counts = Counter(value for text in cells for value in set(cell_values(text)))
-    return Categories(tuple(sorted(value for value, count in counts.items() if count >= min_count)))
+def _numbers(cells: Sequence[str]) -> tuple[list[float], bool]:
+    """Return the numbers of a column, or its dates where these are more, and whether they are dates."""
+    numbers = [number for text in cells if (number := as_number(text)) is not None]
+    days = [number for text in cells if (number := as_days(text)) is not None]
+    return (days, True) if len(days) > len(numbers) else (numbers, False)
 
 
-def _buckets(numbers: Sequence[float], count: int) -> Buckets:
+def _categories(cells: Iterable[str], min_count: int, separator: str) -> Categories:
+    counts = Counter(value for text in cells for value in set(cell_values(text, separator)))
+    return Categories(tuple(sorted(value for value, count in counts.items() if count >= min_count)), separator)
+
+
+def _edges(numbers: Sequence[float], count: int) -> tuple[float, ...]:
     """Begin a bucket at each quantile; values that are very common take several and so leave fewer buckets."""
     quantiles = np.quantile(np.asarray(numbers), np.arange(1, count) / count, method="higher")
-    return Buckets(tuple(edge for edge in np.unique(quantiles).tolist() if edge > min(numbers)))
+    return tuple(edge for edge in np.unique(quantiles).tolist() if edge > min(numbers))
+
+
+def _to_dict(column: Column) -> dict[str, object]:
+    if isinstance(column, Buckets):
+        return {"edges": list(column.edges), **({"dates": True} if column.dates else {})}
+    said = {} if column.separator == SEPARATOR else {"separator": column.separator}
+    return {"values": list(column.values), **said}
 
 
 def _column(name: str, entry: object) -> Column:
     match entry:
-        case {"values": list(values)} if all(isinstance(value, str) for value in values):
-            return Categories(tuple(values))
-        case {"edges": list(edges)} if all(isinstance(edge, int | float) for edge in edges):
-            return Buckets(tuple(float(edge) for edge in edges))
+        case {"values": list(values), **other} if all(isinstance(value, str) for value in values):
+            separator = other.get("separator", SEPARATOR)
+            if isinstance(separator, str) and separator:
+                return Categories(tuple(values), separator)
+        case {"edges": list(edges), **other} if all(isinstance(edge, int | float) for edge in edges):
+            return Buckets(tuple(float(edge) for edge in edges), other.get("dates") is True)
     raise ArtifactError("the values or edges of an attribute column", got=repr(entry)[:80], where=repr(name))

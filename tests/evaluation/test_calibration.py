@@ -113,7 +113,7 @@ def test_the_trend_is_weighed_as_far_as_it_helps(kind: Kind, weight: float) -> N
 
 
 def test_a_gain_that_may_be_chance_is_not_taken() -> None:
-    """One user of four comes back: a bonus ranks better in the mean, by less than two standard errors."""
+    """One user of four comes back: a bonus ranks better in the mean, by little more than one standard error."""
     one = [[5, 5], [4, 0], [4, 0], [4, 0]]
     assert calibrate(one)[1] == 0.0
     assert calibrate([one[0]] * 4)[1] == 6.0

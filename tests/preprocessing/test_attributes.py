@@ -14,6 +14,7 @@ from mmrec.preprocessing.attributes import (
     AttributePreprocessor,
     Buckets,
     Categories,
+    as_days,
     attribute_text,
     cell_values,
 )
@@ -50,10 +51,40 @@ class TestFit:
         assert isinstance(fitted(numbers=()).columns["price"], Categories)
         assert isinstance(fitted(buckets=16, numbers=("price",)).columns["price"], Buckets)
 
+    def test_dates_count_in_days(self) -> None:
+        table = pd.DataFrame({"day": ["22 Nov 1995", "1996-01-31", "Feb 3, 1997", "4 May 1998", "", "soon"]})
+        words = AttributePreprocessor.fit(table, buckets=2, min_count=1, numbers=("day",), where="")
+        assert words.columns == {"day": Buckets((as_days("1997-02-03") or 0,), dates=True)}
+        assert [words.encode({"day": day}) for day in ("1 January 1990", "2026-01-31T10:00", "7", "later")] == [
+            (0,),
+            (1,),
+            (),
+            (),
+        ]
+        words.check({"day": "1999-12-31"})
+        with pytest.raises(RequestError, match="a date, such as"):
+            words.check({"day": "7"})
+        again = AttributePreprocessor.from_dict(json.loads(json.dumps(words.to_dict())))
+        assert again == words
+
+    def test_a_column_of_dates_is_found(self) -> None:
+        days = pd.DataFrame({"day": [f"{number} Jan 2026" for number in range(1, 31)]})
+        assert AttributePreprocessor.fit(days, buckets=4, min_count=1, where="").sizes == (4,)
+        days.loc[0, "day"] = "soon"
+        assert isinstance(AttributePreprocessor.fit(days, buckets=4, min_count=1, where="").columns["day"], Categories)
+
+    def test_values_between_other_separators(self) -> None:
+        table = pd.DataFrame({"cast": ["Ann, Bob", "Bob,Cy", '["Ann"]'], "tag": ["x,y", "x|y", "x"]})
+        words = AttributePreprocessor.fit(table, buckets=2, min_count=1, separators={"cast": ","}, where="")
+        assert words.columns == {"cast": Categories(("Ann", "Bob", "Cy"), ","), "tag": Categories(("x", "x,y", "y"))}
+        assert words.encode({"cast": "Cy, Ann"}) == (1, 3)
+        again = AttributePreprocessor.from_dict(json.loads(json.dumps(words.to_dict())))
+        assert again == words
+
     def test_columns_that_teach_nothing(self) -> None:
         for table, numbers, message in (
             (pd.DataFrame({"a": [None, " ", "[]"]}), None, "values in the attribute column 'a'"),
-            (pd.DataFrame({"a": ["x", "nan", "1_0"]}), ("a",), "numbers in the attribute column 'a'"),
+            (pd.DataFrame({"a": ["x", "nan", "1_0"]}), ("a",), "numbers or dates in the attribute column 'a'"),
         ):
             with pytest.raises(ConfigError, match=message):
                 AttributePreprocessor.fit(table, buckets=4, min_count=1, numbers=numbers, where="here")
