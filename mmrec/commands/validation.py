@@ -140,6 +140,13 @@ def validation_cases(config: Config, split: Split) -> Cases:
 
 
 def _check_cold_cost(config: Config, split: Split) -> None:
+    if config.objective.kind in VALUE_LOSSES:
+        raise ConfigError(
+            "a loss that ranks, to whose scores a bonus can be added",
+            got=f"objective.kind={config.objective.kind}",
+            where="train.cold_cost",
+            fix="Leave it out, or choose another objective.kind.",
+        )
     if split.calibration is None:
         raise ConfigError(
             "a split that holds warm cases out",

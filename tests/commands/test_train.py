@@ -171,6 +171,15 @@ class TestRefusedBeforeAnyWork:
             run(bad, tiny_feed.prepared, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.parametrize("kind", ["bce", "mse"])
+    def test_a_cost_of_cold_items_under_a_loss_of_values(
+        self, config: Config, tiny_feed: TinyFeed, tmp_path: Path, kind: str
+    ) -> None:
+        bad = changed(config, train={"cold_cost": 0.02}, objective={"kind": kind})
+        with pytest.raises(ConfigError, match=rf"a loss that ranks.*{kind}.*train\.cold_cost"):
+            run(bad, tiny_feed.prepared, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
     def test_histories_too_short_to_validate_on(self, config: Config, tmp_path: Path) -> None:
         feed = write_feed(
             tmp_path / "feed",

@@ -119,6 +119,17 @@ def test_a_gain_that_may_be_chance_is_not_taken() -> None:
     assert calibrate([one[0]] * 4)[1] == 6.0
 
 
+def test_of_two_gains_the_surer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both rank better in the mean, the second by more: but it lives on a quarter of the cases and loses on others."""
+    histories = histories_of([[0, 1]] * 8)
+    cases = cases_of(histories, [1] * 8, num_items=ITEMS)
+    asked = Toy().asked(cases, histories, split_of(histories, cases))
+    gains = {0.0: [0.0] * 8, 1.0: [0.1] * 8, 2.0: [0.9, 0.9, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1]}
+    monkeypatch.setattr(asked, "measure", lambda setting: {"ndcg@10": np.array(gains[asked.chosen["trend_weight"]])})
+    asked.choose_best("trend_weight", tuple(gains), asked.settings[0], metric="ndcg@10")
+    assert asked.chosen["trend_weight"] == 1.0
+
+
 class TestWarmQuestions:
     """Of a split about cold items: row 0 is cold, and stands before all others as long as nothing is added to them."""
 
