@@ -20,9 +20,9 @@ TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
 KNOWN_BONUSES = (*(step / 10 for step in range(11)), 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 """Candidates for the bonus of items that training saw; the last hides all others."""
-STANDARD_ERRORS = 1.5
-"""So many are taken off every gain before gains are compared: a few hundred questions always favour some candidate, and of
-two that do equally well the one that is surer of it is the better guess."""
+STANDARD_ERRORS = 0.5
+"""Part of its standard error that is taken off every gain before gains are compared: of candidates that do about equally
+well, the one that does so on more questions is taken.  More would leave what helps by little, but on every feed, to luck."""
 COST_METRIC = "hr@10"
 REPEAT_BONUS, TREND_WEIGHT, KNOWN_BONUS = "repeat_bonus", "trend_weight", "known_bonus"
 
@@ -89,7 +89,7 @@ class Calibration:
         return self._measured[key]
 
     def choose_best(self, name: str, candidates: Sequence[float], setting: Setting, *, metric: str) -> None:
-        """Take the candidate whose gain over the first is surely the greatest, the first where no gain is sure."""
+        """Take the candidate with the greatest gain over the first, less some of its standard error; without one the first."""
         if name not in self._setters:
             return
         found = []

@@ -112,22 +112,31 @@ def test_the_trend_is_weighed_as_far_as_it_helps(kind: Kind, weight: float) -> N
     assert toy.weight == found["trend_weight"] == weight
 
 
-def test_a_gain_that_may_be_chance_is_not_taken() -> None:
-    """One user of four comes back: a bonus ranks better in the mean, by little more than one standard error."""
-    one = [[5, 5], [4, 0], [4, 0], [4, 0]]
-    assert calibrate(one)[1] == 0.0
-    assert calibrate([one[0]] * 4)[1] == 6.0
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ([0.1] * 8, 1.0),  # less in the mean than the other, but on every question
+        ([0.9, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1], 2.0),
+        ([-0.1] * 8, 2.0),
+    ],
+)
+def test_of_two_gains_the_surer_is_taken(gains: list[float], chosen: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {0.0: [0.0] * 8, 1.0: gains, 2.0: [0.9, 0.9, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1]}
+    assert choose(found, monkeypatch) == chosen
 
 
-def test_of_two_gains_the_surer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both rank better in the mean, the second by more: but it lives on a quarter of the cases and loses on others."""
+def test_a_gain_that_is_next_to_chance_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose({0.0: [0.0] * 8, 1.0: [0.9, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1]}, monkeypatch) == 0.0
+
+
+def choose(found: dict[float, list[float]], monkeypatch: pytest.MonkeyPatch) -> float:
+    """What is chosen where each candidate gains so much on each question."""
     histories = histories_of([[0, 1]] * 8)
     cases = cases_of(histories, [1] * 8, num_items=ITEMS)
     asked = Toy().asked(cases, histories, split_of(histories, cases))
-    gains = {0.0: [0.0] * 8, 1.0: [0.1] * 8, 2.0: [0.9, 0.9, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1]}
-    monkeypatch.setattr(asked, "measure", lambda setting: {"ndcg@10": np.array(gains[asked.chosen["trend_weight"]])})
-    asked.choose_best("trend_weight", tuple(gains), asked.settings[0], metric="ndcg@10")
-    assert asked.chosen["trend_weight"] == 1.0
+    monkeypatch.setattr(asked, "measure", lambda setting: {"ndcg@10": np.array(found[asked.chosen["trend_weight"]])})
+    asked.choose_best("trend_weight", tuple(found), asked.settings[0], metric="ndcg@10")
+    return asked.chosen["trend_weight"]
 
 
 class TestWarmQuestions:
