@@ -22,8 +22,9 @@ from mmrec.model.dropout import drop
 from mmrec.model.parts import presence
 
 EPSILON = 1e-5
-BLOCK_ITEMS, MOST_BLOCKS = 256, 8
-"""Items of a block, about, and blocks at most: each block is one more round of small kernels."""
+BLOCK_ITEMS, BLOCK_ITEMS_ON_DEVICE, MOST_BLOCKS = 256, 2048, 8
+"""Items of a block, about, and blocks at most: each block is one more round of small kernels, which a device has worked
+off, padding and all, before the host has started them."""
 
 
 @dataclass(frozen=True)
@@ -105,28 +106,27 @@ class ItemTokens(Movable):
         order = self.counts.argsort(stable=True)
         counts = self.counts.index_select(0, order)
         starts = (self.counts.cumsum(0) - self.counts).index_select(0, order)
-        groups = min(max(len(self) // BLOCK_ITEMS, 1), MOST_BLOCKS)
+        size = BLOCK_ITEMS if self.states.device.type == "cpu" else BLOCK_ITEMS_ON_DEVICE
+        groups = min(max(len(self) // size, 1), MOST_BLOCKS)
         items = order.tensor_split(groups)
         planned = [
             self._places(*both) for both in zip(starts.tensor_split(groups), counts.tensor_split(groups), strict=True)
         ]
-        valid = [mask for _, mask in planned]
-        places, *valid_there = on_device(self.states.device, torch.cat([places for places, _ in planned]), *valid)
-        # One gather for all: its backward pass fills one room of all tokens' gradients, not one a block.
-        states = torch.split(self.states.index_select(0, places), [mask.numel() for mask in valid])
+        width = self.states.shape[1]
+        sent = on_device(self.states.device, *(tensor for both in planned for tensor in both))
         return [
-            TokenBlock(items=rows, states=flat.view(*mask.shape, flat.shape[1]), valid=mask)
-            for rows, flat, mask in zip(items, states, valid_there, strict=True)
+            TokenBlock(rows, self.states.index_select(0, places.flatten()).view(*places.shape, width), valid)
+            for rows, places, valid in zip(items, sent[::2], sent[1::2], strict=True)
         ]
 
     def _places(
         self, starts: Int[Tensor, " rows"], counts: Int[Tensor, " rows"]
-    ) -> tuple[Int[Tensor, " slots"], Bool[Tensor, "rows tokens"]]:
-        """Return where the tokens of a block's rows are, row after row, and which of its slots are no padding."""
+    ) -> tuple[Int[Tensor, "rows tokens"], Bool[Tensor, "rows tokens"]]:
+        """Return where the tokens of a block's rows are, and which of its slots are no padding."""
         columns = torch.arange(int(counts[-1]) if len(counts) else 1)
         valid = columns < counts.unsqueeze(1)
         # Padding repeats an item's first token, so that nothing undefined is ever computed.
-        return self.index.index_select(0, (starts.unsqueeze(1) + columns.where(valid, 0)).flatten()), valid
+        return self.index[starts.unsqueeze(1) + columns.where(valid, 0)], valid
 
 
 def _with_null(
