@@ -3,18 +3,20 @@
 Everything variable in length is *ragged*: values laid end to end plus a length each, so that padding is neither
 stored, sent nor encoded.  Everything repeated is stored once and referred to by position, so that nothing is encoded
 twice; ``index_select`` sums the gradients of the repetitions, which makes the result exactly that of the padded,
-duplicated computation.
+duplicated computation.  What says only where things lie stays on the CPU, whatever the device (see :mod:`mmrec.host`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+from mmrec.host import on_device, ragged_places
 
 NEXT = 0
 """Code of the default action: the item is what the user chose next."""
@@ -25,14 +27,16 @@ _M = TypeVar("_M", bound="Movable")
 
 @dataclass(frozen=True)
 class Movable:
-    """A dataclass of tensors (possibly nested) that moves between devices as one."""
+    """A dataclass of tensors (possibly nested) that moves between devices as one, but for its ``on_host`` fields."""
+
+    on_host: ClassVar[frozenset[str]] = frozenset()
 
     def to(self: _M, device: torch.device, *, non_blocking: bool = False) -> _M:
         """Return a copy with every tensor on ``device``."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def map(self: _M, change: Callable[[Tensor], Tensor]) -> _M:
-        """Return a copy with every tensor changed."""
+        """Return a copy with every tensor changed that may leave the CPU."""
 
         def visit(value: object) -> object:
             if isinstance(value, Tensor):
@@ -43,7 +47,8 @@ class Movable:
                 return {key: visit(entry) for key, entry in value.items()}
             return value
 
-        return replace(self, **{entry.name: visit(getattr(self, entry.name)) for entry in fields(self)})
+        names = [entry.name for entry in fields(self) if entry.name not in self.on_host]
+        return replace(self, **{name: visit(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ class TextContent(Movable):
 
     Args:
         token_ids: shape (total,), row after row.
-        lengths: shape (contents,), tokens of each caption, all >= 1.
+        lengths: shape (contents,), tokens of each caption, all >= 1; on the CPU.
     """
 
+    on_host = frozenset({"lengths"})
     token_ids: Int[Tensor, " total"]
     lengths: Int[Tensor, " contents"]
 
@@ -95,10 +101,12 @@ class AttributeContent(Movable):
     """Codes of distinct combinations of attributes, end to end.
 
     Args:
-        codes: shape (total,), row after row, ascending within a row; each column has a range of codes of its own.
+        codes: shape (total,), row after row, ascending within a row; each column has a range of codes of its own.  On
+            the CPU, and the lengths too.
         lengths: shape (contents,), codes of each combination, all >= 1.
     """
 
+    on_host = frozenset({"codes", "lengths"})
     codes: Int[Tensor, " total"]
     lengths: Int[Tensor, " contents"]
 
@@ -130,9 +138,10 @@ class TokenStates(Movable):
 
     Args:
         states: shape (total, dim).
-        lengths: shape (contents,), tokens of each content, all >= 1.
+        lengths: shape (contents,), tokens of each content, all >= 1; on the CPU.
     """
 
+    on_host = frozenset({"lengths"})
     states: Float[Tensor, "total dim"]
     lengths: Int[Tensor, " contents"]
 
@@ -150,18 +159,15 @@ class StoredContent(Movable):
 
     Args:
         store: all contents of a feed, whatever their number format; never copied.
-        rows: shape (contents,), which of them these are.
+        rows: shape (contents,), which of them these are; on the CPU.
     """
 
+    on_host = frozenset({"store", "rows"})
     store: Content
     rows: Int[Tensor, " contents"]
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> StoredContent:
-        """Return a copy whose row numbers are changed."""
-        return replace(self, rows=change(self.rows))
 
     def read(self) -> Content:
         """Return the contents themselves; token states in float32."""
@@ -175,42 +181,28 @@ def read_content(content: Content | StoredContent) -> Content:
 
 
 def take(content: Content, rows: Int[Tensor, " chosen"]) -> Content:
-    """Return some of the contents, in the order given."""
+    """Return some of the contents, in the order given; ``rows`` is on the CPU wherever the contents are."""
+
+    def gather(values: Tensor, places: Tensor) -> Tensor:
+        return values.index_select(0, *on_device(values.device, places))
+
     match content:
         case ImageContent():
-            return ImageContent(pixels=content.pixels.index_select(0, rows))
+            return ImageContent(pixels=gather(content.pixels, rows))
         case VectorContent():
-            return VectorContent(vectors=content.vectors.index_select(0, rows))
+            return VectorContent(vectors=gather(content.vectors, rows))
         case IdContent():
-            return content.map(lambda column: column.index_select(0, rows))
+            (there,) = on_device(content.item_rows.device, rows)
+            return content.map(lambda column: column.index_select(0, there))
         case TextContent():
             places, _ = ragged_places(content.lengths, rows)
-            return TextContent(content.token_ids.index_select(0, places), content.lengths.index_select(0, rows))
+            return TextContent(gather(content.token_ids, places), content.lengths.index_select(0, rows))
         case AttributeContent():
             places, _ = ragged_places(content.lengths, rows)
             return AttributeContent(content.codes.index_select(0, places), content.lengths.index_select(0, rows))
         case TokenStates():
             places, _ = ragged_places(content.lengths, rows)
-            return TokenStates(content.states.index_select(0, places), content.lengths.index_select(0, rows))
-
-
-def ragged_places(
-    counts: Int[Tensor, " rows"], chosen: Int[Tensor, " chosen"]
-) -> tuple[Int[Tensor, " references"], Int[Tensor, " references"]]:
-    """Where the entries of some rows are, of rows that lie end to end.
-
-    Args:
-        counts: shape (rows,), entries of each.
-        chosen: shape (chosen,), rows wanted, in the order wanted.
-
-    Returns:
-        For every entry of the chosen rows its place, and which of the chosen it belongs to.
-    """
-    starts = (counts.cumsum(0) - counts).index_select(0, chosen)
-    lengths = counts.index_select(0, chosen)
-    owners = torch.repeat_interleave(lengths)
-    moved = starts - (lengths.cumsum(0) - lengths)
-    return torch.arange(len(owners), device=owners.device) + moved.index_select(0, owners), owners
+            return TokenStates(gather(content.states, places), content.lengths.index_select(0, rows))
 
 
 @dataclass(frozen=True)
@@ -221,13 +213,15 @@ class Parts(Movable):
     parts; a content may be shared by several items.
 
     Args:
-        content: the distinct contents of the batch, each once; :func:`read_content` gives what an encoder takes.
+        content: the distinct contents of the batch, each once; :func:`read_content` gives what an encoder takes.  All
+            else is on the CPU.
         item_index: shape (parts,), ascending positions in the batch's items.
         content_index: shape (parts,), positions in ``content``.
         content_rows: shape (contents,), the contents' numbers in the feed, which are the same in every batch; None
             where they are from nowhere.
     """
 
+    on_host = frozenset({"item_index", "content_index", "content_rows"})
     content: Content | StoredContent
     item_index: Int[Tensor, " parts"]
     content_index: Int[Tensor, " parts"]
@@ -337,14 +331,22 @@ class HistoryBatch(Movable):
         negatives: shape (negatives,), positions of items drawn uniformly from the catalogue.
         user_rows: shape (users,), row of each user.
         share: the whole batch, where several ranks share it; positions are then positions in *its* items.
+        host: the batch on the CPU, where this is its copy on a device.
     """
 
+    on_host = frozenset({"host"})
     items: ItemBatch
     users: UserBatch
     targets: Targets
     negatives: Int[Tensor, " negatives"]
     user_rows: Int[Tensor, " users"]
     share: Share | None = None
+    host: HistoryBatch | None = None
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> HistoryBatch:
+        """Return a copy with every tensor on ``device``, which knows what it is a copy of."""
+        moved = super().to(device, non_blocking=non_blocking)
+        return moved if device.type == "cpu" else replace(moved, host=self.host or self)
 
     @property
     def item_rows(self) -> Int[Tensor, " all_items"]:

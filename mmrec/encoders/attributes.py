@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrec.batch import AttributeContent, Content, TokenStates
+from mmrec.host import on_device
 
 
 class AttributeEncoder(nn.Module):
@@ -24,8 +25,6 @@ class AttributeEncoder(nn.Module):
         seed: of the initial vectors.
     """
 
-    column_of: Tensor
-
     def __init__(
         self, sizes: Sequence[int], dim: int, *, others: Sequence[int] = (), std: float = 0.1, seed: int = 0
     ) -> None:
@@ -38,8 +37,7 @@ class AttributeEncoder(nn.Module):
         table[list(others)] = 0
         self.table = nn.Parameter(table)
         self.names = nn.Parameter(torch.zeros(len(sizes), dim))
-        column_of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
-        self.register_buffer("column_of", column_of, persistent=False)
+        self._column_of = torch.repeat_interleave(torch.tensor(list(sizes)))
 
     @property
     def has_trunk(self) -> bool:
@@ -54,15 +52,18 @@ class AttributeEncoder(nn.Module):
         """Look the values up and average those of each column."""
         assert isinstance(content, AttributeContent), type(content)
         codes = content.codes.long()
-        columns = self.column_of.index_select(0, codes)
+        columns = self._column_of.index_select(0, codes)
         owners = torch.repeat_interleave(content.lengths)
         begins = torch.ones_like(codes, dtype=torch.bool)
         begins[1:] = (owners[1:] != owners[:-1]) | (columns[1:] != columns[:-1])
         first = begins.nonzero()[:, 0]
         tokens = begins.cumsum(0) - 1
-        counts = torch.bincount(tokens, minlength=len(first)).unsqueeze(1)
-        total = self.table.new_zeros(len(first), self.dim).index_add(0, tokens, self.table.index_select(0, codes))
-        states = total / counts + self.names.index_select(0, columns[first])
+        numbers = torch.bincount(tokens, minlength=len(first)).unsqueeze(1)
+        sent = on_device(self.table.device, codes, tokens, numbers, columns[first])
+        codes_there, tokens_there, counts, columns_there = sent
+        values = self.table.index_select(0, codes_there)
+        total = self.table.new_zeros(len(first), self.dim).index_add(0, tokens_there, values)
+        states = total / counts + self.names.index_select(0, columns_there)
         return TokenStates(states, torch.bincount(owners[first], minlength=len(content)))
 
     def layer_groups(self) -> list[list[nn.Parameter]]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmrec.batch import Content, TokenStates
+from mmrec.host import on_device
 
 
 @runtime_checkable
@@ -71,6 +72,6 @@ class BlockEncoder(ContentEncoder, Protocol):
 
 def mean_tokens(tokens: TokenStates) -> Float[Tensor, "contents dim"]:
     """Average each content's token vectors."""
-    owner = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.states.device), tokens.lengths)
+    owner, lengths = on_device(tokens.states.device, torch.repeat_interleave(tokens.lengths), tokens.lengths)
     total = tokens.states.new_zeros(len(tokens), tokens.states.shape[1]).index_add(0, owner, tokens.states)
-    return total / tokens.lengths.to(total.dtype).unsqueeze(1)
+    return total / lengths.to(total.dtype).unsqueeze(1)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrec.encoders.work import EncodingWork
+from mmrec.host import on_device
 
 SLACK_SHARE = 0.1
 SLACK_TOKENS, SLACK_TOKENS_ON_DEVICE = 64, 4096
@@ -38,10 +39,9 @@ def plan_buckets(
     """
     order = np.argsort(-lengths, kind="stable")
     buckets: list[npt.NDArray[np.int64]] = []
-    start, real = 0, 0
-    for end, row in enumerate(order):
-        length, longest = int(lengths[row]), int(lengths[order[start]])
-        padded = longest * (end - start + 1)
+    start, real, ordered = 0, 0, lengths[order].tolist()
+    for end, length in enumerate(ordered):
+        padded = ordered[start] * (end - start + 1)
         padding = padded - real - length
         if end > start and (padded > max_tokens or padding > max(slack_tokens, SLACK_SHARE * padded)):
             buckets.append(order[start:end])
@@ -86,7 +86,7 @@ def run_ragged(
 
     Args:
         values: shape (total, ...), rows end to end.
-        lengths: shape (rows,).
+        lengths: shape (rows,), on the CPU.
         run: takes padded rows and a mask that is True at real tokens (None where there is no padding) and gives
             states of shape (batch, time, dim).
         dim: width of the states.
@@ -97,29 +97,37 @@ def run_ragged(
     Returns:
         States in the order of ``values``.  Padding holds copies of real tokens, so nothing undefined is ever computed.
     """
-    sizes = lengths.detach().cpu().numpy().astype(np.int64)
+    sizes = lengths.numpy().astype(np.int64)
     starts = np.cumsum(sizes) - sizes
     exact, on_cpu = longest is not None, values.device.type == "cpu"
     most = max_tokens or (TOKENS_AT_ONCE if on_cpu else TOKENS_AT_ONCE_ON_DEVICE)
     slack = SLACK_TOKENS if on_cpu else SLACK_TOKENS_ON_DEVICE
     plan = plan_exact(sizes, max_tokens=most) if exact else plan_buckets(sizes, max_tokens=most, slack_tokens=slack)
-    pieces, places = [], []
+    if not plan:
+        return torch.zeros(0, dim, device=values.device)
+    indices, masks, slots, places, first = [], [], [], [], 0
     for rows in plan:
         width = int(sizes[rows].max())
         width = width if longest is None else min(int(_round_up(np.asarray(width))), longest)
         valid = np.arange(width) < sizes[rows, None]
         index = starts[rows, None] + np.where(valid, np.arange(width), 0)
         repeats = -(-SMALL_PRODUCT // index.size) if exact and on_cpu else 1
-        padded = values[torch.from_numpy(np.tile(index, (repeats, 1))).to(values.device)]
-        mask = None if valid.all() else torch.from_numpy(np.tile(valid, (repeats, 1))).to(values.device)
-        states = run(padded, mask)[: len(rows)].flatten(0, 1)
-        pieces.append(states.index_select(0, torch.from_numpy(np.flatnonzero(valid)).to(values.device)))
+        indices.append(np.tile(index, (repeats, 1)))
+        masks.append(np.tile(valid, (repeats, 1)))
+        slots.append(first + np.flatnonzero(valid))
         places.append(index[valid])
+        first += index.size
         work.add(real_tokens=int(valid.sum()), padded_tokens=valid.size)
-    if not pieces:
-        return torch.zeros(0, dim, device=values.device)
-    back = torch.from_numpy(np.argsort(np.concatenate(places))).to(values.device)
-    return torch.cat(pieces).index_select(0, back)
+    back = np.empty(int(sizes.sum()), np.int64)
+    back[np.concatenate(places)] = np.concatenate(slots)
+    there = on_device(values.device, *map(torch.from_numpy, (back, *indices, *masks)))
+    pieces = []
+    for rows, places_there, mask, hidden in zip(
+        plan, there[1 : len(plan) + 1], there[len(plan) + 1 :], [not mask.all() for mask in masks], strict=True
+    ):
+        padded = values.index_select(0, places_there.flatten()).view(*places_there.shape, *values.shape[1:])
+        pieces.append(run(padded, mask if hidden else None)[: len(rows)].flatten(0, 1))
+    return (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).index_select(0, there[0])
 
 
 def _round_up(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -128,8 +128,7 @@ class ImageEncoder(CutEncoder):
         return _as_states(self._pool(tokens) if pooled else tokens)
 
     def _nothing(self) -> TokenStates:
-        device = self.mean.device
-        return TokenStates(torch.zeros(0, self.dim, device=device), torch.zeros(0, dtype=torch.long, device=device))
+        return TokenStates(torch.zeros(0, self.dim, device=self.mean.device), torch.zeros(0, dtype=torch.long))
 
     def _pool(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch pooled dim"]:
         """Average patches to ``token_grid`` a side; never to more than there are."""
@@ -152,7 +151,7 @@ def _never_alone(batch: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _as_states(tokens: Float[Tensor, "batch tokens inner"]) -> TokenStates:
-    lengths = torch.full((len(tokens),), tokens.shape[1], dtype=torch.long, device=tokens.device)
+    lengths = torch.full((len(tokens),), tokens.shape[1], dtype=torch.long)
     return TokenStates(tokens.flatten(0, 1), lengths)
 
 

@@ -39,7 +39,7 @@ class ItemIdEncoder(nn.Module):
         """Look the items up."""
         assert isinstance(content, IdContent), type(content)
         states = self.table.index_select(0, content.item_rows.long())
-        return TokenStates(states, torch.ones(len(content), dtype=torch.long, device=states.device))
+        return TokenStates(states, torch.ones(len(content), dtype=torch.long))
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Return the table as the only group."""

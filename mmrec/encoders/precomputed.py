@@ -34,7 +34,7 @@ class PrecomputedEncoder(nn.Module):
         """Hand the vectors on, float32."""
         assert isinstance(content, VectorContent), type(content)
         assert content.vectors.shape[1] == self.dim, tuple(content.vectors.shape)
-        lengths = torch.ones(len(content), dtype=torch.long, device=content.vectors.device)
+        lengths = torch.ones(len(content), dtype=torch.long)
         return TokenStates(content.vectors.float(), lengths)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:

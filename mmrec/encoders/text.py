@@ -103,7 +103,7 @@ class TextEncoder(CutEncoder):
 
     def _raw_blank(self) -> TextContent:
         token_ids = self._stack.probe(1)[0]
-        return TextContent(token_ids=token_ids, lengths=torch.ones(1, dtype=torch.long, device=token_ids.device))
+        return TextContent(token_ids=token_ids, lengths=torch.ones(1, dtype=torch.long))
 
     def _trunk_settings(self) -> str:
         return "text"
@@ -117,6 +117,6 @@ def window_lengths(lengths: Int[Tensor, " contents"], window: int) -> Int[Tensor
         window: tokens of a full window.
     """
     counts = (lengths + window - 1) // window
-    windows = torch.full((int(counts.sum()),), window, dtype=lengths.dtype, device=lengths.device)
+    windows = torch.full((int(counts.sum()),), window, dtype=lengths.dtype)
     windows[counts.cumsum(0) - 1] = lengths - (counts - 1) * window
     return windows

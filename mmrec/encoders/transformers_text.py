@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
 from mmrec.encoders.tuning import Layers
@@ -18,6 +28,10 @@ from mmrec.encoders.weights import resolve_model, seeded, unusable_model
 FINAL_NORMS = ("final_norm", "final_layer_norm", "norm", "ln_f")
 FIRST_MODULES = ("embeddings", "embeddings_project")
 WHERE = "encoders.text.model"
+SDPA, PADDED_SDPA = "sdpa", "sdpa_of_padded_rows"
+"""What the library calls torch's attention, and the same with masks from :func:`mask_of_padding`."""
+MASK_ALIGNMENT = 8
+"""Numbers at whose multiples a fused kernel wants a mask's rows to start; others are copied in every block."""
 
 
 class _ModelConfig(Protocol):
@@ -28,6 +42,7 @@ class _ModelConfig(Protocol):
     vocab_size: int
     pad_token_id: int | None
     is_encoder_decoder: bool
+    _attn_implementation: str | None
 
 
 def load_text_model(
@@ -84,6 +99,54 @@ def _set_dropout(config: PreTrainedConfig, share: float) -> None:
             setattr(config, name, share)
 
 
+def mask_of_padding(
+    *,
+    mask_function: Callable[..., object],
+    attention_mask: Bool[Tensor, "batch time"] | None = None,
+    q_length: int,
+    kv_length: int,
+    device: torch.device,
+    allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    local_size: int | None = None,
+    **settings: object,
+) -> Tensor | None:
+    """Make a mask as the library does, but take for granted that one that is given hides something.
+
+    The library looks whether it does, for which the host waits until a device has come so far.  Where nothing but padding
+    is hidden, the mask is made without the library's detours.
+
+    Args:
+        mask_function: who may see whom, padding aside.
+        attention_mask: True at real tokens; at least one in a row.
+        q_length: tokens that ask.
+        kv_length: tokens that are read.
+        device: where the tokens are.
+        allow_is_causal_skip: whether no mask may stand for a causal one.
+        allow_is_bidirectional_skip: whether no mask may stand for one that hides nothing.
+        local_size: how far a token sees, None for everywhere.
+        settings: further ones of the library's function.
+    """
+    if attention_mask is not None and mask_function is bidirectional_mask_function and local_size is None:
+        shown = attention_mask
+        if device.type == "cuda" and torch.is_autocast_enabled(device.type):
+            shown = _as_bias(attention_mask, torch.get_autocast_dtype(device.type))
+        return shown[:, None, None, :].expand(-1, 1, q_length, -1)
+    given = attention_mask is not None
+    mask: Tensor | None = sdpa_mask(
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        q_length=q_length,
+        kv_length=kv_length,
+        device=device,
+        allow_is_causal_skip=allow_is_causal_skip and not given,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip and not given,
+        local_size=local_size,
+        **settings,
+    )
+    return mask
+
+
 class TransformersStack:
     """A transformers encoder that can be run in two parts.
 
@@ -101,6 +164,10 @@ class TransformersStack:
             model.register_module("pooler", None)
         self._model = model
         self._config = cast("_ModelConfig", model.config)
+        if self._config._attn_implementation == SDPA:
+            AttentionInterface.register(PADDED_SDPA, sdpa_attention_forward)
+            AttentionMaskInterface.register(PADDED_SDPA, mask_of_padding)
+            cast("PreTrainedModel", model).set_attn_implementation(PADDED_SDPA)
         self._path = _find_blocks(model, self._config.num_hidden_layers)
         blocks = None if self._path is None else cast("nn.ModuleList", model.get_submodule(self._path))
         self.layers = Layers(
@@ -173,6 +240,13 @@ def _find_blocks(model: nn.Module, count: int) -> str | None:
 
 def _children(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
     return [module for name, module in model.named_children() if name in names]
+
+
+def _as_bias(valid: Bool[Tensor, "batch time"], dtype: torch.dtype) -> Float[Tensor, "batch time"]:
+    """Return what fused kernels add to scores: of a boolean mask every block would make it anew."""
+    rows, width = valid.shape
+    room = torch.zeros(rows, -(-width // MASK_ALIGNMENT) * MASK_ALIGNMENT, dtype=dtype, device=valid.device)
+    return room[:, :width].masked_fill_(~valid, -torch.inf)
 
 
 def _as_integers(valid: Bool[Tensor, "batch time"] | None) -> Int[Tensor, "batch time"] | None:

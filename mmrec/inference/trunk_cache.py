@@ -210,7 +210,7 @@ class _Filling:
     def encode(self, rows: npt.NDArray[np.int64]) -> TokenStates:
         """Run the trunk and round."""
         states = self.encoder.trunk(read_content(self.source.gather(rows).to(self.device)))
-        return TokenStates(_round(states.states, self.dtype).cpu(), states.lengths.cpu())
+        return TokenStates(_round(states.states, self.dtype).cpu(), states.lengths)
 
     def estimate_bytes(self, rows: npt.NDArray[np.int64]) -> int:
         """Encode one content to see how wide and how long states are; captions are counted to the token."""

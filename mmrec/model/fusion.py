@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmrec.host import on_device
 from mmrec.model.dropout import Dropout
 from mmrec.model.tokens import ItemTokens, TokenBlock
 
@@ -69,12 +70,13 @@ class BottleneckFusion(nn.Module):
     def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
         """Return the items' vectors."""
         base, blocks = self.base(tokens), tokens.blocks()
-        order = torch.cat([block.items for block in blocks])
+        items = torch.cat([block.items for block in blocks])
+        order, back = on_device(base.device, items, items.argsort())
         # Each item asks with what its summaries already say, so that a caption decides which patches are read.
         latents = self.latents + self.context(base.index_select(0, order)).unsqueeze(1)
         for layer in self.layers:
             latents = layer(latents, blocks)
-        read = self.readout(self.latent_norm(latents).flatten(1)).index_select(0, order.argsort())
+        read = self.readout(self.latent_norm(latents).flatten(1)).index_select(0, back)
         vectors: Tensor = self.norm(base + read)
         return vectors / math.sqrt(vectors.shape[1])
 
@@ -101,7 +103,8 @@ class ConcatFusion(nn.Module):
 
     def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
         """Return the items' vectors."""
-        flags = tokens.present.to(tokens.summaries.dtype)
+        (present,) = on_device(tokens.summaries.device, tokens.present)
+        flags = present.to(tokens.summaries.dtype)
         inputs = torch.cat([tokens.summaries.flatten(1), flags], dim=1)
         vectors: Tensor = self.norm(self.linear(inputs) + self.hidden(inputs))
         return vectors / math.sqrt(vectors.shape[1])
@@ -120,7 +123,8 @@ class GatedSummary(nn.Module):
 
     def forward(self, tokens: ItemTokens) -> Float[Tensor, "items dim"]:
         """Return shape (items, dim), coordinates about one."""
-        summaries, present = tokens.summaries, tokens.present
+        summaries = tokens.summaries
+        (present,) = on_device(summaries.device, tokens.present)
         flags = present.to(summaries.dtype)
         logits: Tensor = self.gate(flags).view_as(summaries)
         logits = logits.masked_fill(~present.unsqueeze(-1), torch.finfo(logits.dtype).min)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrec.batch import IdContent, ItemBatch, Parts, read_content
 from mmrec.encoders.base import BlockEncoder, ContentEncoder
+from mmrec.host import on_device
 from mmrec.model.fusion import Fusion
 from mmrec.model.parts import draw_dropped, first_contents, presence, slice_parts, without
 from mmrec.model.tokens import ItemTokens, TokenAssembler
@@ -123,19 +124,18 @@ class ItemEncoder(nn.Module):
             vectors, *alone = self._fuse_in_turn(parts, chosen, compare, num_items=len(items))
         else:
             vectors, *alone = self._fuse(parts, chosen, compare, len(items))
-        if self.training:
-            vectors = vectors + _zero_weight(self._idle_modules(parts)).to(vectors.dtype)
+        idle = [p for module in self._idle_modules(parts) for p in module.parameters() if p.requires_grad]
+        if self.training and idle:
+            vectors = vectors + _zero_weight(idle).to(vectors.dtype)
         for name in self.in_step:
             if name not in parts:
                 encoder = cast("BlockEncoder", self.encoders[name])
                 vectors = vectors + 0 * encoder(encoder.blank()).states.sum().to(vectors.dtype)
         seen = compare if len(chosen) else ()
+        contents = on_device(vectors.device, *(first_contents(parts[name], chosen) for name in seen))
         return EncodedItems(
             vectors=vectors,
-            views=Views(
-                vectors=dict(zip(seen, alone, strict=False)),
-                contents={name: first_contents(parts[name], chosen) for name in seen},
-            ),
+            views=Views(vectors=dict(zip(seen, alone, strict=False)), contents=dict(zip(seen, contents, strict=True))),
         )
 
     def _fuse(
@@ -144,7 +144,7 @@ class ItemEncoder(nn.Module):
         """Return the vectors of all items, shape (items, dim), and those of the chosen ones from each modality alone."""
         if self.assembler is None or self.fusion is None:
             assert self.unknown is not None
-            no_id = ~presence(parts, (ITEM_ID,), chosen.new_empty(num_items))
+            (no_id,) = on_device(self.unknown.device, ~presence(parts, (ITEM_ID,), num_items))
             tokens, alone, vectors = None, [], no_id * self.unknown
         else:
             shown = {name: parts[name] for name in self.modalities if name in parts}
@@ -178,9 +178,9 @@ class ItemEncoder(nn.Module):
     ) -> Int[Tensor, " pairs"]:
         """Draw items, ascending, that have all of some modalities; none where no modality is asked for."""
         if not modalities:
-            return items.item_rows.new_empty(0)
-        both = presence(parts, modalities, items.item_rows).all(dim=1).nonzero()[:, 0]
-        return both[torch.randperm(len(both), device=both.device)[:limit]].sort().values
+            return torch.zeros(0, dtype=torch.long)
+        both = presence(parts, modalities, len(items)).all(dim=1).nonzero()[:, 0]
+        return both[torch.randperm(len(both))[:limit]].sort().values
 
     @torch.no_grad()
     def calibrate(self, items: ItemBatch) -> None:
@@ -197,18 +197,21 @@ class ItemEncoder(nn.Module):
         self.train(training)
 
     def _visible_parts(self, items: ItemBatch) -> dict[str, Parts]:
-        """Parts after the dropout of modalities and ids, which happens here so that what is hidden is not encoded."""
+        """Parts after the dropout of modalities and ids, which happens here so that what is hidden is not encoded.
+
+        Lots are drawn on the host, which has to know how much is left.
+        """
         parts = {name: part for name, part in items.parts.items() if name in self.encoders and len(part.item_index)}
         if not self.training:
             return parts
-        present = presence(parts, self.modalities, items.item_rows)
+        present = presence(parts, self.modalities, len(items))
         hidden: dict[str, Bool[Tensor, " items"]] = {}
         if self.modality_dropout and len(self.modalities) > 1:
-            noise = torch.rand(len(items), len(self.modalities) + 1, device=present.device)
+            noise = torch.rand(len(items), len(self.modalities) + 1)
             dropped = draw_dropped(present, share=self.modality_dropout, noise=noise)
             hidden |= {name: dropped[:, code] for code, name in enumerate(self.modalities)}
         if self.id_dropout and self.modalities:
-            hidden[ITEM_ID] = (torch.rand(len(items), device=present.device) < self.id_dropout) & present.any(dim=1)
+            hidden[ITEM_ID] = (torch.rand(len(items)) < self.id_dropout) & present.any(dim=1)
         left = {name: without(part, hidden[name]) if name in hidden else part for name, part in parts.items()}
         return {name: part for name, part in left.items() if part is not None}
 
@@ -227,11 +230,13 @@ class ItemEncoder(nn.Module):
         assert isinstance(parts.content, IdContent)
         assert self.id_projection is not None
         rows: Tensor = self.id_projection(self.encoder(ITEM_ID)(parts.content).states)
-        rows = functional.embedding(parts.content_index, rows)
+        items, contents = on_device(rows.device, parts.item_index, parts.content_index)
+        rows = functional.embedding(contents, rows)
         if self.id_gate is not None and tokens is not None:
-            counts = parts.content.counts[parts.content_index].to(rows.dtype)
-            rows = rows * self.id_gate(counts, tokens.present[parts.item_index]).unsqueeze(1)
-        return rows.new_zeros(num_items, self.dim).index_add(0, parts.item_index, rows)
+            counts = parts.content.counts[contents].to(rows.dtype)
+            (present,) = on_device(rows.device, tokens.present[parts.item_index])
+            rows = rows * self.id_gate(counts, present).unsqueeze(1)
+        return rows.new_zeros(num_items, self.dim).index_add(0, items, rows)
 
 
 class FrequencyGate(nn.Module):
@@ -256,7 +261,6 @@ class FrequencyGate(nn.Module):
         return torch.sigmoid(self.linear(inputs)).squeeze(1)
 
 
-def _zero_weight(modules: list[nn.Module]) -> Float[Tensor, ""]:
-    """Zero that depends on every trainable parameter: workers that lack a modality still agree on the gradients."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return torch.zeros(()) if not parameters else 0 * torch.stack([p.sum() for p in parameters]).sum()
+def _zero_weight(parameters: list[nn.Parameter]) -> Float[Tensor, ""]:
+    """Zero that depends on every parameter: workers that lack a modality still agree on the gradients."""
+    return 0 * torch.stack([p.sum() for p in parameters]).sum()

@@ -12,15 +12,15 @@ from torch import Tensor
 from mmrec.batch import Parts, StoredContent, take
 
 
-def presence(parts: Mapping[str, Parts], modalities: Sequence[str], like: Tensor) -> Bool[Tensor, "items modalities"]:
-    """Return which items have at least one part of each modality.
+def presence(parts: Mapping[str, Parts], modalities: Sequence[str], num_items: int) -> Bool[Tensor, "items modalities"]:
+    """Return which items have at least one part of each modality, on the CPU as all that says who has what.
 
     Args:
         parts: by modality.
         modalities: order of the second axis.
-        like: shape (items,), any tensor on the batch's device.
+        num_items: items of the batch.
     """
-    present = torch.zeros(len(like), len(modalities), dtype=torch.bool, device=like.device)
+    present = torch.zeros(num_items, len(modalities), dtype=torch.bool)
     for column, name in enumerate(modalities):
         if name in parts:
             present[parts[name].item_index, column] = True
@@ -39,7 +39,7 @@ def draw_dropped(
     """
     loses = (noise[:, -1] < share) & (present.sum(dim=1) > 1)
     which = noise[:, :-1].masked_fill(~present, -1.0).argmax(dim=1)
-    columns = torch.arange(present.shape[1], device=present.device)
+    columns = torch.arange(present.shape[1])
     return loses.unsqueeze(1) & (columns == which.unsqueeze(1))
 
 
@@ -49,13 +49,15 @@ def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
     item_index, content_index = parts.item_index[kept], parts.content_index[kept]
     if not len(item_index):
         return None
-    used = torch.zeros(len(parts.content), dtype=torch.bool, device=hidden.device)
+    used = torch.zeros(len(parts.content), dtype=torch.bool)
     used[content_index] = True
     if bool(used.all()):
         return replace(parts, item_index=item_index, content_index=content_index)
     rows, content = used.nonzero()[:, 0], parts.content
     return Parts(
-        content=content.map(lambda kept: kept[rows]) if isinstance(content, StoredContent) else take(content, rows),
+        content=replace(content, rows=content.rows[rows])
+        if isinstance(content, StoredContent)
+        else take(content, rows),
         item_index=item_index,
         content_index=(used.cumsum(0) - 1)[content_index],
         content_rows=None if parts.content_rows is None else parts.content_rows[rows],
@@ -64,8 +66,7 @@ def without(parts: Parts, hidden: Bool[Tensor, " items"]) -> Parts | None:
 
 def slice_parts(parts: Mapping[str, Parts], *, start: int, stop: int, num_items: int) -> dict[str, Parts]:
     """Return what the items ``start`` to ``stop`` show, these items numbered from 0."""
-    device = next(iter(parts.values())).item_index.device if parts else None
-    rows = torch.arange(num_items, device=device)
+    rows = torch.arange(num_items)
     outside = (rows < start) | (rows >= stop)
     left = {name: without(part, outside) for name, part in parts.items()}
     return {name: replace(part, item_index=part.item_index - start) for name, part in left.items() if part is not None}

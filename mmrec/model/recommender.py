@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmrec.batch import HistoryBatch, IdContent, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
+from mmrec.host import on_device
 from mmrec.model.gather import gather_plain, gather_rows, gather_sizes
 from mmrec.model.item_encoder import ITEM_ID, EncodedItems, ItemEncoder, Views
 from mmrec.model.mean import MeanUserEncoder
@@ -151,5 +152,6 @@ def item_signals(items: ItemBatch) -> Float[Tensor, "items 2"]:
     if part is None:
         return signals
     assert isinstance(part.content, IdContent)
-    trends = part.content.trends[part.content_index]
-    return signals.index_copy(0, part.item_index, torch.stack([trends, torch.ones_like(trends)], dim=1))
+    rows, contents = on_device(signals.device, part.item_index, part.content_index)
+    trends = part.content.trends[contents]
+    return signals.index_copy(0, rows, torch.stack([trends, torch.ones_like(trends)], dim=1))

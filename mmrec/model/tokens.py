@@ -15,14 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.batch import Movable, Parts, TokenStates, ragged_places
+from mmrec.batch import Movable, Parts, TokenStates
 from mmrec.encoders.base import mean_tokens
+from mmrec.host import on_device, ragged_places
 from mmrec.model.dropout import drop
 from mmrec.model.parts import presence
 
 EPSILON = 1e-5
-BLOCK_ITEMS, MOST_BLOCKS = 256, 8
-"""Items of a block, about, and blocks at most: each block is one more round of small kernels."""
+BLOCK_ITEMS, BLOCK_ITEMS_ON_DEVICE, MOST_BLOCKS = 256, 2048, 8
+"""Items of a block, about, and blocks at most: each block is one more round of small kernels, which a device has worked
+off, padding and all, before the host has started them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class TokenBlock:
     """Items of similar size, their tokens side by side.
 
     Args:
-        items: shape (rows,), which items these are.
+        items: shape (rows,), which items these are; on the CPU.
         states: shape (rows, tokens, dim).
         valid: shape (rows, tokens), False at padding; every item has a valid token.
     """
@@ -47,6 +49,8 @@ class TokenBlock:
 class ItemTokens(Movable):
     """Projected tokens of a batch's distinct contents, and which of them each item has.
 
+    All but ``states`` and ``summaries`` is on the CPU.
+
     Args:
         states: shape (total, dim), tokens end to end; the last one is the null token.
         modality: shape (total,), which modality each token is of, -1 for the null token.
@@ -56,6 +60,7 @@ class ItemTokens(Movable):
         present: shape (items, modalities).
     """
 
+    on_host = frozenset({"modality", "index", "counts", "present"})
     states: Float[Tensor, "total dim"]
     modality: Int[Tensor, " total"]
     index: Int[Tensor, " references"]
@@ -72,12 +77,13 @@ class ItemTokens(Movable):
         index = self.index.index_select(0, places)
         chosen = self.modality[index] == modality
         index, counts = _with_null(owners[chosen], index[chosen], num_items=len(rows), null=len(self.states) - 1)
-        only = torch.arange(self.present.shape[1], device=rows.device) == modality
+        only = torch.arange(self.present.shape[1]) == modality
+        chosen_rows, kept = on_device(self.summaries.device, rows, only)
         return replace(
             self,
             index=index,
             counts=counts,
-            summaries=self.summaries.index_select(0, rows) * only.unsqueeze(-1),
+            summaries=self.summaries.index_select(0, chosen_rows) * kept.unsqueeze(-1),
             present=self.present.index_select(0, rows) & only,
         )
 
@@ -98,45 +104,49 @@ class ItemTokens(Movable):
     def blocks(self) -> list[TokenBlock]:
         """Return all items in blocks of similar size, the smallest first: with one block half would be padding."""
         order = self.counts.argsort(stable=True)
-        groups = min(max(len(self) // BLOCK_ITEMS, 1), MOST_BLOCKS)
-        sizes = [len(part) for part in order.tensor_split(groups)]
         counts = self.counts.index_select(0, order)
-        ends = torch.tensor(sizes, device=order.device).cumsum(0)
-        widths = counts[(ends - 1).clamp(min=0)].tolist() if len(self) else [1]
-        places, _ = ragged_places(self.counts, order)
-        starts = counts.cumsum(0) - counts
-        index = self.index.index_select(0, places)
-        pieces = (torch.split(whole, sizes) for whole in (order, starts, counts))
+        starts = (self.counts.cumsum(0) - self.counts).index_select(0, order)
+        size = BLOCK_ITEMS if self.states.device.type == "cpu" else BLOCK_ITEMS_ON_DEVICE
+        groups = min(max(len(self) // size, 1), MOST_BLOCKS)
+        items = order.tensor_split(groups)
+        planned = [
+            self._places(*both) for both in zip(starts.tensor_split(groups), counts.tensor_split(groups), strict=True)
+        ]
+        width = self.states.shape[1]
+        sent = on_device(self.states.device, *(tensor for both in planned for tensor in both))
         return [
-            self._block(index, items, first, count, width=width)
-            for items, first, count, width in zip(*pieces, widths, strict=True)
+            TokenBlock(rows, self.states.index_select(0, places.flatten()).view(*places.shape, width), valid)
+            for rows, places, valid in zip(items, sent[::2], sent[1::2], strict=True)
         ]
 
-    def _block(
-        self,
-        index: Int[Tensor, " references"],
-        items: Int[Tensor, " rows"],
-        starts: Int[Tensor, " rows"],
-        counts: Int[Tensor, " rows"],
-        *,
-        width: int,
-    ) -> TokenBlock:
-        columns = torch.arange(width, device=items.device)
+    def _places(
+        self, starts: Int[Tensor, " rows"], counts: Int[Tensor, " rows"]
+    ) -> tuple[Int[Tensor, "rows tokens"], Bool[Tensor, "rows tokens"]]:
+        """Return where the tokens of a block's rows are, and which of its slots are no padding."""
+        columns = torch.arange(int(counts[-1]) if len(counts) else 1)
         valid = columns < counts.unsqueeze(1)
         # Padding repeats an item's first token, so that nothing undefined is ever computed.
-        places = (starts.unsqueeze(1) + columns.where(valid, 0)).flatten()
-        states = self.states.index_select(0, index.index_select(0, places))
-        return TokenBlock(items=items, states=states.view(len(items), width, states.shape[1]), valid=valid)
+        return self.index[starts.unsqueeze(1) + columns.where(valid, 0)], valid
 
 
 def _with_null(
     owners: Int[Tensor, " real"], index: Int[Tensor, " real"], *, num_items: int, null: int
 ) -> tuple[Int[Tensor, " references"], Int[Tensor, " items"]]:
-    """Give the null token to items without any, or their attention would be of nothing; return index and counts."""
+    """Give the null token to items without any, or their attention would be of nothing; return index and counts.
+
+    Args:
+        owners: shape (real,), the item of each reference, ascending.
+        index: shape (real,), what is referred to.
+        num_items: items.
+        null: position of the null token.
+    """
     counts = torch.bincount(owners, minlength=num_items)
-    bare = (counts == 0).nonzero()[:, 0]
-    order = torch.cat([owners, bare]).argsort(stable=True)
-    return torch.cat([index, torch.full_like(bare, null)]).index_select(0, order), counts.clamp(min=1)
+    bare = counts == 0
+    if not bool(bare.any()):
+        return index, counts
+    moved = torch.arange(len(index)) + bare.cumsum(0).index_select(0, owners)
+    filled = torch.full((len(index) + int(bare.sum()),), null).index_copy(0, moved, index)
+    return filled, counts.clamp(min=1)
 
 
 class TokenProjection(nn.Module):
@@ -217,40 +227,41 @@ class TokenAssembler(nn.Module):
             self._summary(name, tokens[name], parts[name], num_items) if name in parts else blank for name in names
         ]
         ordered = [(code, name) for code, name in enumerate(names) if name in parts]
-        codes = [torch.full((len(tokens[name].states),), code, device=null.device) for code, name in ordered]
+        codes = [torch.full((len(tokens[name].states),), code) for code, name in ordered]
         index, counts = _references(
-            [parts[name] for _, name in ordered], [tokens[name].lengths for _, name in ordered], blank
+            [parts[name] for _, name in ordered], [tokens[name].lengths for _, name in ordered], num_items
         )
         return ItemTokens(
             states=torch.cat([*(tokens[name].states for _, name in ordered), null.unsqueeze(0)]),
-            modality=torch.cat([*codes, torch.full((1,), -1, device=null.device)]),
+            modality=torch.cat([*codes, torch.full((1,), -1)]),
             index=index,
             counts=counts,
             summaries=torch.stack(summaries, dim=1),
-            present=presence(parts, names, blank),
+            present=presence(parts, names, num_items),
         )
 
     def _hide(self, tokens: TokenStates) -> TokenStates:
         if not self.training or not self.dropout:
             return tokens
         kept = drop(tokens.states.new_ones(len(tokens), tokens.states.shape[1]), self.dropout)
-        owner = torch.repeat_interleave(torch.arange(len(tokens), device=kept.device), tokens.lengths)
+        (owner,) = on_device(kept.device, torch.repeat_interleave(tokens.lengths))
         return TokenStates(states=tokens.states * kept.index_select(0, owner), lengths=tokens.lengths)
 
     def _summary(self, name: str, tokens: TokenStates, parts: Parts, num_items: int) -> Float[Tensor, "items dim"]:
         means = mean_tokens(tokens) - self.projection(name).name
-        rows = functional.embedding(parts.content_index, means)
-        total = rows.new_zeros(num_items, rows.shape[1]).index_add(0, parts.item_index, rows)
-        counts = torch.bincount(parts.item_index, minlength=num_items).unsqueeze(1)
+        numbers = torch.bincount(parts.item_index, minlength=num_items).unsqueeze(1)
+        items, contents, counts = on_device(means.device, parts.item_index, parts.content_index, numbers)
+        rows = functional.embedding(contents, means)
+        total = rows.new_zeros(num_items, rows.shape[1]).index_add(0, items, rows)
         mean = total / counts.clamp(min=1).to(total.dtype)
         return functional.layer_norm(mean, mean.shape[1:], eps=EPSILON) * (counts > 0)
 
 
 def _references(
-    parts: Sequence[Parts], lengths: Sequence[Tensor], blank: Float[Tensor, "items dim"]
+    parts: Sequence[Parts], lengths: Sequence[Tensor], num_items: int
 ) -> tuple[Int[Tensor, " references"], Int[Tensor, " items"]]:
     """Position in the concatenation of all modalities' tokens of every token of every part of every item."""
-    nothing = torch.zeros(0, dtype=torch.int64, device=blank.device)
+    nothing = torch.zeros(0, dtype=torch.int64)
     every_length = torch.cat([nothing, *lengths])
     first_content, items, contents = 0, [nothing], [nothing]
     for part, length in zip(parts, lengths, strict=True):
@@ -260,4 +271,4 @@ def _references(
     item, content = torch.cat(items), torch.cat(contents)
     order = item.argsort(stable=True)
     positions, owner = ragged_places(every_length, content[order])
-    return _with_null(item[order][owner], positions, num_items=len(blank), null=int(every_length.sum()))
+    return _with_null(item[order][owner], positions, num_items=num_items, null=int(every_length.sum()))

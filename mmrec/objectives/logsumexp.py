@@ -90,14 +90,25 @@ class _BlockPairs:
     bounds: list[int]
 
     @classmethod
-    def make(cls, pairs: Pairs, num_targets: int, num_candidates: int, rows: int, columns: int) -> _BlockPairs:
+    def make(
+        cls, pairs: Pairs, num_targets: int, num_candidates: int, rows: int, columns: int, device: torch.device
+    ) -> _BlockPairs:
+        """Sort pairs into blocks where they lie, and send them to the scores' device."""
         row_blocks, column_blocks = -(-num_targets // rows), -(-num_candidates // columns)
         row_block, column_block = pairs.target_index // rows, pairs.item_index // columns
         widths = (num_candidates - column_block * columns).clamp(max=columns)
         offsets = (pairs.target_index % rows) * widths + pairs.item_index % columns
-        block, order = torch.sort(column_block * row_blocks + row_block)
+        block = column_block * row_blocks + row_block
+        on_host = block.device.type == "cpu"
+        # Pairs by target are by block already where one block holds all candidates.
+        if not (on_host and bool((block[1:] >= block[:-1]).all())):
+            block, order = torch.sort(block)
+            offsets = offsets[order]
         edges = torch.arange(row_blocks * column_blocks + 1, device=block.device)
-        return cls(offsets[order], torch.searchsorted(block, edges).tolist())
+        bounds: list[int] = torch.searchsorted(block, edges).tolist()
+        if on_host and device.type == "cuda":
+            offsets = offsets.pin_memory()
+        return cls(offsets.to(device, non_blocking=True), bounds)
 
     def of(self, block: int) -> Int[Tensor, " block_pairs"]:
         return self.offsets[self.bounds[block] : self.bounds[block + 1]]
@@ -138,7 +149,7 @@ class _Plan:
         def by_block(pairs: Pairs | None) -> _BlockPairs | None:
             if pairs is None or len(pairs) == 0:
                 return None
-            return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns)
+            return _BlockPairs.make(pairs, len(targets), len(candidates), rows, columns, targets.device)
 
         weighted = by_block(unweighted) if log_weights is not None else None
         together = rows if on_cpu else max(len(targets), 1)

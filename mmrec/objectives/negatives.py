@@ -13,9 +13,11 @@ from torch import Tensor
 class Pairs:
     """Pairs of a target and an item; repetitions are harmless.
 
+    They may lie on the CPU where the scores are on a device, which spares the host to wait for their numbers.
+
     Args:
         target_index: shape (pairs,).
-        item_index: shape (pairs,), a position in the batch's items or a row of the catalogue, as the taker says.
+        item_index: shape (pairs,), a position among the items that are scored.
     """
 
     target_index: Int[Tensor, " pairs"]
@@ -27,6 +29,10 @@ class Pairs:
     def keep(self, kept: Bool[Tensor, " pairs"]) -> Pairs:
         """Return the pairs where ``kept`` is True."""
         return Pairs(self.target_index[kept], self.item_index[kept])
+
+    def without_own(self, item_positions: Int[Tensor, " targets"]) -> Pairs:
+        """Return the pairs but those of a target and its own item, given each target's position of it."""
+        return self.keep(self.item_index != item_positions[self.target_index])
 
 
 def log_inclusion_probability(

@@ -41,27 +41,26 @@ def full_softmax_loss(
         chunk: candidates scored at once, at most.
         eligible: shape (catalogue,), rows of the bank that count (items held out of training must not); None for all.
             Fresh items always count.
-        excluded: pairs of a target and a *catalogue row* that is not its negative; a target's own item always stays.
+        excluded: pairs of a target and the position of a *fresh* item that is not its negative, never its own.
         first_seen: shape (catalogue,), time from which each row existed; with ``target_times``, what did not exist yet
             is no negative.
         target_times: shape (targets,), time at which each target was chosen.
         total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
     """
-    fresh, stored = (None, None) if excluded is None else _by_place(excluded, item_rows, item_positions)
     fresh_window = stored_window = None
     if first_seen is not None and target_times is not None:
         since = first_seen[item_rows]
         until = torch.maximum(target_times, since[item_positions])  # what was chosen did exist
         fresh_window, stored_window = Window(since, until), Window(first_seen, until)
-    normaliser = weighted_logsumexp(target_vectors, item_embeddings, chunk=chunk, excluded=fresh, window=fresh_window)
+    normaliser = weighted_logsumexp(
+        target_vectors, item_embeddings, chunk=chunk, excluded=excluded, window=fresh_window
+    )
     if bank is not None:
         log_weights = torch.zeros(len(bank), dtype=normaliser.dtype, device=normaliser.device)
         if eligible is not None:
             log_weights.masked_fill_(~eligible, -torch.inf)
         log_weights[item_rows] = -torch.inf
-        rest = weighted_logsumexp(
-            target_vectors, bank, chunk=chunk, log_weights=log_weights, excluded=stored, window=stored_window
-        )
+        rest = weighted_logsumexp(target_vectors, bank, chunk=chunk, log_weights=log_weights, window=stored_window)
         normaliser = torch.logaddexp(normaliser, rest)
     own = own_scores(target_vectors, item_embeddings, item_positions)
     return weighted_mean(normaliser - own, weight, total=total)
@@ -91,30 +90,17 @@ def in_batch_softmax_loss(
         log_inclusion: shape (items,), log p_j for a user who does not hold the item; see ``log_inclusion_probability``.
         weight: shape (targets,).
         chunk: candidates scored at once, at most.
-        certain: pairs of a target and an *item position* that its own user brings along, so that p is 1.
-        excluded: pairs of a target and an *item position* that is not its negative; a target's own item always stays.
+        certain: pairs of a target and the position of an item that its own user brings along, so that p is 1: its own
+            item, and those of the user's history; None for its own alone.
+        excluded: pairs of a target and the position of an item that is not its negative, never its own.
         total: makes a sum over these targets one over those of all processes, whose results then add up to the loss.
     """
-    own = Pairs(torch.arange(len(item_positions), device=item_positions.device), item_positions)
-    if certain is not None:
-        targets = torch.cat([own.target_index, certain.target_index])
-        own = Pairs(targets, torch.cat([own.item_index, certain.item_index]))
-    if excluded is not None:
-        excluded = excluded.keep(excluded.item_index != item_positions[excluded.target_index])
+    if certain is None:
+        certain = Pairs(torch.arange(len(item_positions), device=item_positions.device), item_positions)
     # An item that only its own user can bring has p = 0 for all others; it is never used, but must not make NaN.
     log_weights = -log_inclusion.clamp_min(-80.0)
     normaliser = weighted_logsumexp(
-        target_vectors, item_embeddings, chunk=chunk, log_weights=log_weights, unweighted=own, excluded=excluded
+        target_vectors, item_embeddings, chunk=chunk, log_weights=log_weights, unweighted=certain, excluded=excluded
     )
     losses = normaliser - own_scores(target_vectors, item_embeddings, item_positions)
     return weighted_mean(losses, weight, total=total)
-
-
-def _by_place(excluded: Pairs, item_rows: Tensor, item_positions: Tensor) -> tuple[Pairs, Pairs]:
-    """Divide pairs by whether their row is fresh: pairs of fresh positions, and pairs of rows of the bank."""
-    rows, order = torch.sort(item_rows)
-    place = torch.searchsorted(rows, excluded.item_index).clamp_max(len(rows) - 1)
-    is_fresh = rows[place] == excluded.item_index
-    fresh = Pairs(excluded.target_index, order[place]).keep(is_fresh)
-    fresh = fresh.keep(fresh.item_index != item_positions[fresh.target_index])
-    return fresh, excluded.keep(~is_fresh)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmrec.batch import HistoryBatch, ModelOutput, Movable
 from mmrec.errors import ConfigError
+from mmrec.host import on_device
 from mmrec.objectives.contrastive import contrastive_loss
 from mmrec.objectives.negatives import Pairs, exclusion_pairs, log_inclusion_probability, window_pairs
 from mmrec.objectives.pairwise import bpr_loss, negative_scores, usable_negatives
@@ -125,7 +126,7 @@ class TrainingLoss(Movable):
                     targets.item_positions,
                     batch.negatives,
                     targets.weight,
-                    excluded=self._history(batch),
+                    excluded=self._sent_history(batch),
                     total=self.sum_over_ranks,
                 )
             case "mse":
@@ -140,37 +141,35 @@ class TrainingLoss(Movable):
                     targets.value,
                     targets.weight,
                     negative_scores=negative_scores(vectors, items, batch.negatives),
-                    usable=usable_negatives(targets.item_positions, batch.negatives, self._history(batch)),
+                    usable=usable_negatives(targets.item_positions, batch.negatives, self._sent_history(batch)),
                     total=self.sum_over_ranks,
                 )
 
     def _full_softmax(self, output: ModelOutput, batch: HistoryBatch, bank: Tensor | None) -> Tensor:
-        rows = batch.item_rows
-        history = self._history(batch)
         return full_softmax_loss(
             output.target_vectors,
             output.item_embeddings,
-            rows,
+            batch.item_rows,
             batch.targets.item_positions,
             bank,
             batch.targets.weight,
             chunk=self.chunk,
             eligible=self.eligible,
-            excluded=None if history is None else Pairs(history.target_index, rows[history.item_index]),
+            excluded=self._history(batch),
             first_seen=self.first_seen,
             target_times=batch.targets.timestamps,
             total=self.sum_over_ranks,
         )
 
     def _in_batch_softmax(self, output: ModelOutput, batch: HistoryBatch) -> Tensor:
-        users, targets, rows = batch.users, batch.targets, batch.item_rows
+        users, targets = _on_host(batch).users, _on_host(batch).targets
         log_inclusion = self._log_inclusion(batch_users=batch.num_users, negatives=len(batch.negatives))
         return in_batch_softmax_loss(
             output.target_vectors,
             output.item_embeddings,
-            targets.item_positions,
-            log_inclusion[rows],
-            targets.weight,
+            batch.targets.item_positions,
+            log_inclusion[batch.item_rows],
+            batch.targets.weight,
             chunk=self.chunk,
             certain=window_pairs(users.item_positions, users.valid, targets.user_index, targets.item_positions),
             excluded=self._history(batch),
@@ -193,13 +192,22 @@ class TrainingLoss(Movable):
         return self.inclusion[key]
 
     def _history(self, batch: HistoryBatch) -> Pairs | None:
-        """Pairs of a target and the positions of its own history, or None where these count as negatives."""
+        """Pairs of a target and the positions of its own history, or None where these count as negatives.
+
+        They are worked out on the CPU: how many there are would be asked of a device otherwise.
+        """
         if not self.mask_history:
             return None
-        users, targets = batch.users, batch.targets
-        return exclusion_pairs(
+        users, targets = _on_host(batch).users, _on_host(batch).targets
+        pairs = exclusion_pairs(
             users.item_positions, users.valid, users.instants, targets.user_index, targets.time_index
         )
+        return pairs.without_own(targets.item_positions)
+
+    def _sent_history(self, batch: HistoryBatch) -> Pairs | None:
+        """Return the same pairs on the batch's device."""
+        pairs, device = self._history(batch), batch.user_rows.device
+        return None if pairs is None else Pairs(*on_device(device, pairs.target_index, pairs.item_index))
 
     def _contrastive(self, output: ModelOutput) -> Tensor | None:
         """Mean over the pairs of modalities that the output has views of; None where it has fewer than two."""
@@ -214,3 +222,7 @@ class TrainingLoss(Movable):
             for first, second in combinations(sorted(output.views), 2)
         ]
         return torch.stack(losses).mean() if losses else None
+
+
+def _on_host(batch: HistoryBatch) -> HistoryBatch:
+    return batch if batch.host is None else batch.host

@@ -17,7 +17,7 @@ CAPTIONS = TextContent(token_ids=torch.tensor([10, 20, 21, 30, 31, 32]), lengths
 
 
 def test_presence() -> None:
-    present = presence({"text": parts(CAPTIONS)}, ("image", "text"), torch.zeros(4))
+    present = presence({"text": parts(CAPTIONS)}, ("image", "text"), 4)
     assert present.tolist() == [[False, True], [False, True], [False, True], [False, False]]
 
 

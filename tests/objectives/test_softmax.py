@@ -81,9 +81,9 @@ def test_excluded_and_ineligible_rows_are_not_negatives() -> None:
         return full_softmax_loss(vectors, items, rows, positions, bank, weight, chunk=4, **options).item()  # type: ignore[arg-type]
 
     assert loss() == pytest.approx(math.log(6), rel=1e-6)
-    fresh_and_stored = Pairs(torch.tensor([0, 0, 1, 1]), torch.tensor([1, 5, 0, 0]))
-    assert loss(excluded=fresh_and_stored) == pytest.approx((math.log(4) + math.log(5)) / 2, rel=1e-6)
-    own = Pairs(torch.tensor([0, 1]), torch.tensor([4, 1]))
+    one_of_the_first = Pairs(torch.tensor([0, 0]), torch.tensor([1, 1]))
+    assert loss(excluded=one_of_the_first) == pytest.approx((math.log(5) + math.log(6)) / 2, rel=1e-6)
+    own = Pairs(torch.tensor([0, 1]), positions).without_own(positions)
     assert loss(excluded=own) == pytest.approx(math.log(6), rel=1e-6)
     eligible = torch.tensor([True, False, False, True, False, True])  # 1 and 4 are fresh and count nevertheless
     assert loss(eligible=eligible) == pytest.approx(math.log(5), rel=1e-6)
@@ -104,8 +104,9 @@ def test_in_batch_loss_equals_its_formula(chunk: int) -> None:
     vectors, items = leaves((4, 3), (5, 3))
     positions, weight = torch.tensor([0, 1, 4, 4]), torch.tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     probability = torch.tensor([0.5, 0.25, 0.125, 1.0, 0.2], dtype=torch.float64)
-    certain = Pairs(torch.tensor([0, 2, 2]), torch.tensor([1, 2, 4]))
-    excluded = Pairs(torch.tensor([1, 2, 3]), torch.tensor([3, 2, 4]))  # (3, 4) is target 3's own item: it stays
+    certain = Pairs(torch.tensor([0, 1, 2, 3, 0, 2]), torch.tensor([0, 1, 4, 4, 1, 2]))  # each own item, and two more
+    excluded = Pairs(torch.tensor([1, 2, 3]), torch.tensor([3, 2, 4]))
+    excluded = excluded.without_own(positions)  # (3, 4) is target 3's own item: it stays
     factor = (1 / probability).expand(4, 5).clone()
     factor[torch.arange(4), positions] = 1.0
     factor[[0, 2], [1, 4]] = 1.0
