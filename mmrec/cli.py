@@ -25,7 +25,8 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a trained run.", me
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")]
 FeedOption = Annotated[
-    Path | None, typer.Option(help="Prepared feed; by default the one the run was trained on.", metavar="FEED")
+    Path | None,
+    typer.Option("--feed", help="Prepared feed; by default the one the run was trained on.", metavar="FEED"),
 ]
 IndexOption = Annotated[
     Literal["flat", "hnsw", "ivfpq"] | None, typer.Option("--index", help="Kind of FAISS index; by default hnsw.")
@@ -35,7 +36,7 @@ IndexOption = Annotated[
 @app.command(epilog="Example: mmrec train configs/minilm_effnet.yaml --feed work/hm --out runs/hm --set train.epochs=3")
 def train(
     config: Annotated[Path, typer.Argument(help="YAML configuration; see configs/.", metavar="CONFIG")],
-    feed: Annotated[Path, typer.Option(help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
+    feed: Annotated[Path, typer.Option("--feed", help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
     out: Annotated[Path, typer.Option(help="Folder of the run.", metavar="RUN")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, dotted keys, repeatable.", metavar="KEY=VALUE")
@@ -83,7 +84,7 @@ def train(
 )
 def tune(
     config: Annotated[Path, typer.Argument(help="YAML configuration that trials vary.", metavar="CONFIG")],
-    feed: Annotated[Path, typer.Option(help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
+    feed: Annotated[Path, typer.Option("--feed", help="Prepared feed (mmrec-data prepare).", metavar="FEED")],
     space: Annotated[Path, typer.Option(help="YAML file of settings and values; see configs/space/.", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Folder of the tune; new, or one to go on with.", metavar="DIR")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, earlier ones included.")] = 20,
@@ -348,11 +349,12 @@ def search(
     where: Annotated[str, typer.Option(help="Conditions on attributes, such as colour=Black and price<20.")] = "",
     k: Annotated[int, typer.Option("-k", min=1, help="Posts to return.")] = 10,
     run: Annotated[
-        Path | None, typer.Option(help="Run that encodes the query; by default the one that exported.", metavar="RUN")
+        Path | None,
+        typer.Option("--run", help="Run that encodes the query; by default the one that exported.", metavar="RUN"),
     ] = None,
     feed: Annotated[
         Path | None,
-        typer.Option(help="Prepared feed that knows the user; by default the exported one.", metavar="FEED"),
+        typer.Option("--feed", help="Prepared feed that knows the user; by default the exported one.", metavar="FEED"),
     ] = None,
     device: DeviceOption = "auto",
     *,
@@ -387,7 +389,8 @@ def search(
 def serve(
     run: Annotated[Path | None, typer.Argument(help="Folder of a trained run.", metavar="RUN")] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Folder of an export of that run (mmrec export).", metavar="VECTORS")
+        Path | None,
+        typer.Option("--vectors", help="Folder of an export of that run (mmrec export).", metavar="VECTORS"),
     ] = None,
     config: Annotated[
         Path | None,
@@ -510,7 +513,7 @@ def keys(
     action: Annotated[Literal["create"], typer.Argument(help="What to do with the file.")],
     scope: Annotated[Literal["read", "write", "admin"], typer.Option(help="What the key may do; write includes read.")],
     name: Annotated[str, typer.Option(help="Whose key it is.")],
-    file: Annotated[Path, typer.Option(help="File of keys; made if it is not there.", metavar="FILE")] = Path(
+    file: Annotated[Path, typer.Option("--file", help="File of keys; made if it is not there.", metavar="FILE")] = Path(
         "keys.toml"
     ),
     rate: Annotated[

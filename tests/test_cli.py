@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
+from data_tools.cli import app as data_app
 from mmrec.cli import app, main
 from mmrec.process import SWITCH
 from tests.tiny_run import NUM_ITEMS, NUM_USERS, TinyEncoders, TinyFeed, tiny_config, write_config, write_lines
@@ -80,6 +83,21 @@ class TestHelp:
         done = mmrec(name, "--help")
         assert done.code == 0
         assert f"Example: mmrec {name} " in " ".join(done.out.split())
+
+    @pytest.mark.parametrize("names", [app, data_app], ids=["mmrec", "mmrec-data"])
+    def test_every_option_has_the_name_that_the_docs_give_it(self, names: typer.Typer) -> None:
+        """Some versions of typer take a placeholder that spells a parameter's name for the name of its option."""
+
+        def options(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+            for parameter in getattr(command, "params", []):
+                if parameter.param_type_name == "option":
+                    yield from ((*path, name) for name in (*parameter.opts, *parameter.secondary_opts))
+            for name, inner in getattr(command, "commands", {}).items():
+                yield from options(inner, (*path, name))
+
+        found = list(options(typer.main.get_command(names), ()))
+        assert ("train", "--feed") in found or ("prepare", "--out") in found
+        assert [path for path in found if path[-1] != path[-1].lower()] == []
 
     def test_nothing_asked_is_wrong_use_and_shows_help(self, mmrec: Command) -> None:
         done = mmrec()
