@@ -20,8 +20,11 @@ from mmrec.preprocessing.views import PixelView
 from mmrec.run_folder import RunFolder
 from mmrec.storage import read_json
 from mmrec.training.checkpoint import checkpoints
+from mmrec.training.precision import mixed_precision
 from mmrec.training.profile import Profile
+from mmrec.training.transfer import send_ahead
 from tests.tiny_run import TinyEncoders, TinyFeed, changed, tiny_config
+from tests.training.test_waiting import CATALOGUE, DIM, batch, loss, model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -138,3 +141,26 @@ def test_what_is_kept_on_a_gpu_is_read_there() -> None:
     assert isinstance(kept.modalities["image"].source, DeviceContents)
     stored = kept.read(np.array([1, 4])).to(CUDA).parts["image"].content
     assert torch.equal(stored.read().pixels.cpu(), torch.from_numpy(pixels[[1, 4]]))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("narrow", "tolerance"), [(False, 1e-3), (True, 2e-2)])
+def test_a_step_makes_the_host_wait_for_nothing(*, narrow: bool, tolerance: float) -> None:
+    bank = torch.randn(CATALOGUE, DIM + 1, generator=torch.Generator().manual_seed(2))
+    here, there, objective = model(live=2), model(live=2).to(CUDA), loss("full_softmax").to(CUDA)
+    torch.manual_seed(3)
+    expected = loss("full_softmax")(here(batch()), batch(), bank).total
+    bank = bank.to(CUDA)
+    found = []
+    # The first step loads kernels, for which the host waits once.
+    for mode in ("default", "error"):
+        moved = next(send_ahead(iter([batch()]), CUDA)).receive(CUDA)
+        torch.manual_seed(3)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            with mixed_precision(CUDA, enabled=narrow):
+                output = there(moved)
+            found.append(objective(output, moved, bank).total)
+            torch.autograd.backward(found[-1])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert [value.item() for value in found] == pytest.approx([expected.item()] * 2, rel=tolerance)

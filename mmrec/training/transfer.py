@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,7 +58,8 @@ def _sent(batches: Iterator[HistoryBatch], device: torch.device) -> Iterator[Sen
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     for batch in batches:
         with torch.cuda.stream(stream):
-            copy = batch.map(Tensor.pin_memory).to(device, non_blocking=True)
+            sent = batch.map(Tensor.pin_memory).to(device, non_blocking=True)
+            copy = replace(sent, host=batch)  # nobody keeps the page-locked memory
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(stream)
         yield SentBatch(batch, copy, arrived)

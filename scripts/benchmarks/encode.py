@@ -168,7 +168,7 @@ class CaptionSide:
         with evaluating(self._encoder):
             for start in range(0, len(captions), BATCH):
                 states = self._encoder(text_content(self._words, captions[start : start + BATCH]).to(self._device))
-                vectors = torch.segment_reduce(states.states, "mean", lengths=states.lengths)
+                vectors = torch.segment_reduce(states.states, "mean", lengths=states.lengths.to(self._device))
                 found.append(torch.nn.functional.normalize(vectors).cpu())
         return np.asarray(torch.cat(found).numpy())
 

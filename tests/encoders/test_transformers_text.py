@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,18 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModel
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from mmrec.batch import TextContent
 from mmrec.encoders.base import mean_tokens
 from mmrec.encoders.text import TextEncoder
-from mmrec.encoders.transformers_text import TransformersStack, load_text_model
+from mmrec.encoders.transformers_text import (
+    MASK_ALIGNMENT,
+    TransformersStack,
+    _as_bias,
+    load_text_model,
+    mask_of_padding,
+)
 from mmrec.encoders.tuning import choose_trunk_blocks
 from mmrec.errors import ConfigError
 from mmrec.preprocessing.text import TextPreprocessor
@@ -194,3 +202,21 @@ def test_real_weights_of_a_package_know_what_words_mean() -> None:
     content = TextContent(torch.from_numpy(tokens.values), torch.from_numpy(tokens.lengths))
     vectors = nn.functional.normalize(mean_tokens(encoder(content)), dim=1)
     assert float(vectors[0] @ vectors[1]) > 0.5 > 0.3 > float(vectors[0] @ vectors[2])
+
+
+@pytest.mark.parametrize("mask_function", [bidirectional_mask_function, causal_mask_function])
+def test_masks_of_padding_are_those_of_the_library(mask_function: Callable[..., object]) -> None:
+    valid = torch.arange(5) < torch.tensor([[5], [2], [1]])
+    sizes = {"q_length": 5, "kv_length": 5, "device": torch.device("cpu")}
+    expected = sdpa_mask(batch_size=3, mask_function=mask_function, attention_mask=valid, **sizes)
+    found = mask_of_padding(batch_size=3, mask_function=mask_function, attention_mask=valid, **sizes)
+    assert torch.equal(found.expand_as(expected), expected)
+
+
+def test_a_bias_hides_what_a_mask_hides() -> None:
+    valid = torch.arange(5) < torch.tensor([[5], [2], [1]])
+    bias = _as_bias(valid, torch.bfloat16)
+    assert bias.dtype == torch.bfloat16
+    assert bias.stride(0) % MASK_ALIGNMENT == 0
+    assert torch.equal(bias == 0, valid)
+    assert torch.equal(bias.isneginf(), ~valid)
