@@ -190,8 +190,8 @@ class Train(Settings):
     metric: str = "ndcg@10"
     """Validation metric that selects the best checkpoint."""
     cold_cost: Share | None = None
-    """Share of the warm cases' HR@10 that cold items among the candidates may cost: validation gives known items the least
-    bonus that keeps to it.  It needs a cold_items split that holds warm cases out; null leaves cold items their scores."""
+    """Share of the warm cases' hits (HR@5 to HR@20) that cold items among the candidates may cost: validation gives known
+    items the least bonus that keeps to it.  It needs a cold_items split that holds warm cases out; null leaves cold items their scores."""
     checkpoint_steps: Count = 0
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
     shard_encoders: bool = False

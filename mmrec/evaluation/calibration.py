@@ -18,12 +18,13 @@ REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
 TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
-KNOWN_BONUSES = (*(step / 10 for step in range(11)), 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
-"""Candidates for the bonus of items that training saw; the last hides all others."""
+MOST_KNOWN_BONUS, BONUS_STEP = 10.0, 0.02
+"""The bonus of items that training saw is looked for up to here, where all others are hidden, and as closely as that."""
 STANDARD_ERRORS = 0.5
 """Part of its standard error that is taken off every gain before gains are compared: of candidates that do about equally
 well, the one that does so on more questions is taken.  More would leave what helps by little, but on every feed, to luck."""
-COST_METRIC = "hr@10"
+COST_METRICS = tuple(f"hr@{cutoff}" for cutoff in range(5, 21))
+"""What cold items cost is the mean loss of these: of that of HR@10 alone, a few hundred questions say little."""
 REPEAT_BONUS, TREND_WEIGHT, KNOWN_BONUS = "repeat_bonus", "trend_weight", "known_bonus"
 
 Values = Mapping[str, npt.NDArray[np.float64]]
@@ -55,7 +56,11 @@ class Calibration:
         first_seen: npt.NDArray[np.int64],
     ) -> None:
         self._scorer, self._cases, self._histories = scorer, cases, histories
-        self._setters, self._names, self._first_seen = setters, tuple(dict.fromkeys([*names, COST_METRIC])), first_seen
+        self._setters, self._names, self._first_seen = (
+            setters,
+            tuple(dict.fromkeys([*names, *COST_METRICS])),
+            first_seen,
+        )
         self.settings = settings_of(split, cases, histories)
         self.chosen: dict[str, float] = {}
         self._measured: dict[tuple[object, ...], Values] = {}
@@ -101,15 +106,26 @@ class Calibration:
         self.set(name, candidates[int(np.argmax(sure))])
 
     def choose_cost(self, most: float) -> None:
-        """Take the least bonus of known items with which the unknown ones cost them no more than a share of HR@10."""
+        """Take the least bonus of known items with which the unknown ones cost them no more than a share of their hits."""
         if KNOWN_BONUS not in self._setters:
             return
         among_all = self.settings[0]
-        alone = self.measure(replace(among_all, pool="cold"))[COST_METRIC].mean()
-        for candidate in KNOWN_BONUSES:
-            self.set(KNOWN_BONUS, candidate)
-            if self.measure(among_all)[COST_METRIC].mean() >= (1 - most) * alone:
-                break
+        alone = self.measure(replace(among_all, pool="cold"))
+
+        def cost(bonus: float) -> float:
+            self.set(KNOWN_BONUS, bonus)
+            found = self.measure(among_all)
+            hits = [(alone[name].mean(), found[name].mean()) for name in COST_METRICS]
+            return float(np.mean([1 - left / whole if whole else 0.0 for whole, left in hits]))
+
+        if cost(0.0) <= most:
+            return
+        # The more known items gain, the fewer hits they lose.
+        low, high = 0.0, MOST_KNOWN_BONUS
+        while high - low > BONUS_STEP:
+            middle = (low + high) / 2
+            low, high = (low, middle) if cost(middle) <= most else (middle, high)
+        self.set(KNOWN_BONUS, high)
 
 
 def calibrated_metrics(
@@ -127,7 +143,7 @@ def calibrated_metrics(
         metric: the one that counts, higher is better; the first of equals is taken.
         names: metrics to return, ``metric`` among them.
         warm: questions about warm items, of a split about cold ones.
-        cold_cost: share of HR@10 that cold items may cost these; None leaves them what they cost.
+        cold_cost: share of their hits that cold items may cost these; None leaves them what they cost.
     """
     if warm is not None:
         warm.choose_best(REPEAT_BONUS, REPEAT_BONUSES, replace(warm.unfiltered, pool="cold"), metric=metric)

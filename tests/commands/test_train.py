@@ -399,7 +399,7 @@ def test_every_width_is_trained_and_logged(config: Config, tiny_feed: TinyFeed, 
 def test_known_items_gain_what_keeps_cold_ones_from_costing_more(
     config: Config, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "COST_METRIC", "hr@1")  # ten places are nearly all that there are here
+    monkeypatch.setattr(calibration, "COST_METRICS", ("hr@1",))  # ten places are nearly all that there are here
     feed = tmp_path / "feed"
     shutil.copytree(tiny_feed.prepared, feed)
     split = write_split(feed, name="cold", kind="cold_items", choices=SplitChoices(warm_share=0.9, cold_share=0.3))

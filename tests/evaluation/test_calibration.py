@@ -168,9 +168,10 @@ class TestWarmQuestions:
 
     def test_known_items_gain_as_little_as_keeps_to_the_cost(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By hit rate at 1, row 0 costs everything until row 1 gains more than 1."""
-        monkeypatch.setattr(calibration, "COST_METRIC", "hr@1")
+        monkeypatch.setattr(calibration, "COST_METRICS", ("hr@1",))
         found, toy = self.calibrate([[5, 1], [4, 1]], cold_cost=0.02)
-        assert found["known_bonus"] == toy.known == 1.25  # at 1.0 both are level, and ties count against the target
-        assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.99)[0]["known_bonus"] == 1.25
-        monkeypatch.setattr(calibration, "COST_METRIC", "hr@10")
+        assert found["known_bonus"] == toy.known == pytest.approx(1, abs=calibration.BONUS_STEP)
+        assert toy.known > 1  # at 1 both are level, and ties count against the target
+        assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.99)[0]["known_bonus"] == toy.known
+        monkeypatch.setattr(calibration, "COST_METRICS", ("hr@10",))
         assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.0)[0]["known_bonus"] == 0.0
