@@ -120,7 +120,7 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
             "mmrec.serving.studio.routes",
         },
         "starlette": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.studio.routes"},
-        "uvicorn": {"mmrec.commands.serve"},
+        "uvicorn": {"mmrec.commands.serve", "mmrec.serving.http_protocol"},
         "prometheus_client": {"mmrec.serving.metrics", "mmrec.serving.figure_board"},
         "python_multipart": {"mmrec.serving.body"},
         "sqlite3": {"mmrec.serving.sqlite_store", "mmrec.serving.sqlite_writer"},

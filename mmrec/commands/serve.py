@@ -24,6 +24,7 @@ from mmrec.serving.choice import base_of
 from mmrec.serving.exported import Pair
 from mmrec.serving.figure_board import FigureBoard
 from mmrec.serving.follower import Follower
+from mmrec.serving.http_protocol import BoundedHttp
 from mmrec.serving.keys import KeyRing
 from mmrec.serving.limits import Limits
 from mmrec.serving.loading import Loader
@@ -118,6 +119,7 @@ class Serving:
         _log_to_stderr()
         config = uvicorn.Config(
             app,
+            http=BoundedHttp,
             access_log=False,
             log_level="warning",
             server_header=False,
