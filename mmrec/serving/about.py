@@ -104,7 +104,7 @@ class About:
         """
         try:
             vector = self._encoded(trace)
-            user = trace.wait(self._service.worker.encode_user(UserJob(vector[None], None)))
+            user = trace.wait(self._service.worker.encode_users([UserJob(vector[None], None)])[0])
             self._service.store.feedback_of("", limit=1)
         except ProblemError:
             raise

@@ -121,15 +121,9 @@ class Askers:
         """
         begun = [settled(partial(self._begin, *one, parts, trace)) for one in asked]
         read = [one if isinstance(one, MmrecError) else settled(partial(self._read, one, trace)) for one in begun]
-        found: list[Asking | MmrecError] = []
         with trace.stage("user"):
-            coming = [None if isinstance(one, MmrecError) else self._worker.encode_user(one.job) for one in read]
-            for one, future in zip(read, coming, strict=True):
-                if isinstance(one, MmrecError):
-                    found.append(one)
-                elif future is not None:
-                    found.append(one.as_asking(trace.wait(future)))
-        return found
+            coming = iter(self._worker.encode_users([one.job for one in read if isinstance(one, _Asker)]))
+            return [one.as_asking(trace.wait(next(coming))) if isinstance(one, _Asker) else one for one in read]
 
     def _begin(
         self,

@@ -1,4 +1,4 @@
-"""One thread that does the work of many requests together: dynamic batches behind a bounded queue."""
+"""The work of many requests done together: dynamic batches behind a bounded queue, one at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from mmrec.serving.problems import ProblemError, overloaded
 
@@ -45,7 +45,7 @@ class Batcher(Generic[_Job, _Result]):
         self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
         self._budget, self._cost_of = budget, cost
         self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
-        self._waiting_cost, self._company = 0, True
+        self._waiting_cost, self._company, self._busy = 0, True, False
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="mmrec-model", daemon=True)
@@ -79,6 +79,23 @@ class Batcher(Generic[_Job, _Result]):
             self._changed.notify()
         return future
 
+    def do(self, job: _Job) -> Future[_Result]:
+        """Do a job at once, in the calling thread, where nobody came beside the last one; queue it otherwise.
+
+        To hand a job to another thread and back takes as long as to encode a short history.
+
+        Raises:
+            ProblemError: too many wait, or the service is stopping.
+        """
+        with self._changed:
+            alone = not (self._company or self._busy or self._queue or self._closed)
+            self._busy = self._busy or alone
+        if not alone:
+            return self.submit(job)
+        future: Future[_Result] = Future()
+        self._answer([(job, future)])
+        return future
+
     def close(self) -> None:
         """Finish what waits, then stop."""
         with self._changed:
@@ -88,7 +105,6 @@ class Batcher(Generic[_Job, _Result]):
 
     def _work(self) -> None:
         while batch := self._gather():
-            self._on_batch(len(batch))
             self._answer(batch)
 
     def _gather(self) -> list[tuple[_Job, Future[_Result]]]:
@@ -102,8 +118,11 @@ class Batcher(Generic[_Job, _Result]):
                 if left <= 0:
                     break
                 self._changed.wait(left)
+            while self._busy:
+                self._changed.wait()
             taken = self._taken()
             self._company = len(taken) + len(self._queue) > 1
+            self._busy = bool(taken)
             return taken
 
     @property
@@ -126,14 +145,23 @@ class Batcher(Generic[_Job, _Result]):
         return taken
 
     def _answer(self, batch: Sequence[tuple[_Job, Future[_Result]]]) -> None:
-        try:
-            results = self._run([job for job, _ in batch])
-        except Exception as error:  # whatever a job holds, the thread must live
-            if len(batch) == 1:
-                batch[0][1].set_exception(error)
+        """Run a batch; the next one may begin before anybody hears of this one, and so finds nobody at work."""
+        self._on_batch(len(batch))
+        outcomes = self._outcomes([job for job, _ in batch])
+        with self._changed:
+            self._busy = False
+            self._changed.notify()
+        for (_, future), (result, error) in zip(batch, outcomes, strict=True):
+            if error is None:
+                future.set_result(cast("_Result", result))
             else:
-                for one in batch:
-                    self._answer([one])
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+                future.set_exception(error)
+
+    def _outcomes(self, jobs: Sequence[_Job]) -> list[tuple[_Result | None, Exception | None]]:
+        """Return the result of each job, or its error."""
+        try:
+            return [(result, None) for result in self._run(jobs)]
+        except Exception as error:  # whatever a job holds, the thread must live
+            if len(jobs) == 1:
+                return [(None, error)]
+            return [self._outcomes([job])[0] for job in jobs]

@@ -94,9 +94,14 @@ class ModelWorker:
         """Return what will hold a post's score-ready vector, shape (width,)."""
         return (self._pictures if post.pictures else self._words).submit(post)
 
-    def encode_user(self, job: UserJob) -> Future[Vectors]:
-        """Return what will hold a user's score-ready vectors, shape (interests, width)."""
-        return self._users.submit(job)
+    def encode_users(self, jobs: Sequence[UserJob]) -> list[Future[Vectors]]:
+        """Return what will hold users' score-ready vectors, each of shape (interests, width).
+
+        Several are encoded together; one alone in the calling thread, where no other request is there.
+        """
+        if len(jobs) == 1:
+            return [self._users.do(jobs[0])]
+        return [self._users.submit(job) for job in jobs]
 
     def encode_item(self, job: ItemJob) -> Future[Vectors]:
         """Return what will hold an item's score-ready vector, shape (width,)."""

@@ -125,3 +125,46 @@ def test_closing_finishes_what_waits_and_takes_no_more() -> None:
     assert not batcher.alive
     with pytest.raises(ProblemError, match="stopping"):
         batcher.submit(1)
+
+
+def test_who_is_alone_does_the_work_himself_and_others_wait_for_him() -> None:
+    run, threads = Doubler(), []
+    batcher = Batcher(
+        lambda jobs: (threads.append(threading.current_thread()), run(jobs))[1],
+        most=8,
+        budget=1 << 40,
+        cost=abs,
+        seconds=0.0,
+        waiting=100,
+        on_batch=run.batches.append,
+    )
+    assert [batcher.do(job).result(5) for job in (1, 2)] == [2, 4]
+    here = threading.current_thread()
+    assert (threads[0] is here, threads[1] is here) == (False, True), "nobody came beside the first"
+    with pytest.raises(ZeroDivisionError):
+        batcher.do(-1).result(5)
+    assert threads.pop() is here
+    run.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        alone = pool.submit(batcher.do, 3)
+        while len(threads) < 3:
+            pass
+        others = [batcher.do(job) for job in (4, 5)]
+        assert batcher.depth == 2, "one batch at a time"
+        run.go.set()
+        assert [future.result(5) for future in (alone.result(5), *others)] == [6, 8, 10]
+    batcher.close()
+    assert run.batches == [1, 1, 1, 1, 2]
+    assert threads[-1] is not here
+    with pytest.raises(ProblemError, match="stopping"):
+        batcher.do(1)
+
+
+def test_many_threads_that_do_lose_nothing() -> None:
+    run = Doubler()
+    batcher = run.batcher(most=7, seconds=0.0, waiting=10_000)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda job: batcher.do(job).result(5), range(500)))
+    batcher.close()
+    assert results == [2 * job for job in range(500)]
+    assert sum(run.batches) == 500

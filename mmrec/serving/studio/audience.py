@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,11 +99,11 @@ class Audience:
         service = self._service
         exported = service.items.exported
         pasts = Pasts(service.histories, service.catalogue.item_ids, service.store, length=service.length)
-        coming: list[Future[Vectors]] = []
+        jobs: list[UserJob] = []
         for user_id in user_ids:
             past = pasts.of_feed(str(user_id))
             assert past is not None, "every user of a feed has an event"
             rows = [exported.row_of(item_id) for item_id in past.item_ids]
             items = np.asarray(exported.full[rows], dtype=np.float32)
-            coming.append(service.worker.encode_user(UserJob(items, past.times)))
-        return np.stack([future.result() for future in coming])
+            jobs.append(UserJob(items, past.times))
+        return np.stack([future.result() for future in service.worker.encode_users(jobs)])
