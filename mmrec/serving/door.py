@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,22 +140,21 @@ class Door:
         if lane == "here":
             return work(b"", trace)
         if lane == "aside":
-            return await self._result(self._aside.submit(work, b"", trace), trace)
+            return await self._result(_handed(self._aside, work, b"", trace), trace)
         if lane == "long":
             body = await self._body(request, seconds=self._limits.request_seconds)
-            return await self._result(self._long.submit(work, body, trace), trace)
+            return await self._result(_handed(self._long, work, body, trace), trace)
         self._enter()
-        future: Future[bytes] | None = None
+        answer: asyncio.Future[bytes] | None = None
         try:
             with trace.stage("read"):
                 body = await self._body(request, seconds=trace.left())
-            future = self._pool.submit(work, body, trace)
+            # It counts until its thread is done with it, answered or given up.
+            answer = _handed(self._pool, work, body, trace, over=self._leave)
         finally:
-            if future is None:
+            if answer is None:
                 self._leave()
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: self._leave_from(loop))
-        return await self._result(future, trace)
+        return await self._result(answer, trace)
 
     async def _body(self, request: Request, *, seconds: float) -> bytes:
         """Read a body.
@@ -164,21 +163,19 @@ class Door:
             ProblemError: it is too long, comes too slowly, or ends early.
         """
         declared = request.headers.get("content-length")
-        reading = read_body(request.stream(), declared=declared, limit=self._limits.body_bytes)
         try:
-            return await asyncio.wait_for(reading, seconds)
+            async with asyncio.timeout(seconds):
+                return await read_body(request.stream(), declared=declared, limit=self._limits.body_bytes)
         except TimeoutError:
             raise ProblemError(408, f"a whole body within {self._limits.request_seconds:g} seconds") from None
         except ClientDisconnect:
             raise ProblemError(400, "a whole body", got="a part of it") from None
 
-    async def _result(self, future: Future[bytes], trace: Trace) -> bytes:
+    async def _result(self, answer: asyncio.Future[bytes], trace: Trace) -> bytes:
         """Wait for what a thread makes, as long as there is time; it is not interrupted."""
-        waiting = asyncio.wrap_future(future)
-        # What comes too late is nobody's error any more.
-        waiting.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         try:
-            return await asyncio.wait_for(asyncio.shield(waiting), trace.left())
+            async with asyncio.timeout(trace.left()):
+                return await answer
         except TimeoutError:
             raise too_slow(self._limits.request_seconds) from None
 
@@ -193,14 +190,47 @@ class Door:
         self._in_work += 1
         self._metrics.on_work(1)
 
-    def _leave_from(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Count a request out, from the thread that worked on it: it counts until then, answered or given up."""
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._leave)
-
     def _leave(self) -> None:
         self._in_work -= 1
         self._metrics.on_work(-1)
+
+
+def _handed(
+    pool: ThreadPoolExecutor, work: Work, body: bytes, trace: Trace, *, over: Callable[[], None] = lambda: None
+) -> asyncio.Future[bytes]:
+    """Have a thread do some work, and return what will hold the answer; the thread wakes the loop once.
+
+    Args:
+        pool: of the thread.
+        work: what it does.
+        body: of the request.
+        trace: of the request.
+        over: called when the thread is done, whether anybody still waits for it or not.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(made: bytes | BaseException) -> None:
+        over()
+        # What comes too late is nobody's answer, and nobody's error.
+        if answer.done():
+            return
+        if isinstance(made, bytes):
+            answer.set_result(made)
+        else:
+            answer.set_exception(made)
+
+    def run() -> None:
+        made: bytes | BaseException
+        try:
+            made = work(body, trace)
+        except BaseException as error:
+            made = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, made)
+
+    pool.submit(run)
+    return answer
 
 
 def _refusal(error: Exception) -> tuple[int, str, str, list[Mapping[str, str]]]:

@@ -152,7 +152,7 @@ def load_pair(
             store,
             full,
             table,
-            lambda item_id: catalogue.row(item_id) if item_id in catalogue else -1,
+            catalogue.find,
             read_projection(folder),
         ),
         vectors.resolve().name,

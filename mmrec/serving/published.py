@@ -85,6 +85,8 @@ class PublishedPosts:
 
     def get(self, item_id: str) -> Published | None:
         """Return a post, None where there is none of that id."""
+        if item_id not in self._slots:  # most are none, and need no lock for that
+            return None
         with self._lock:
             slot = self._slots.get(item_id)
             return None if slot is None else self._posts[slot]

@@ -71,7 +71,7 @@ def event_of(row: Row) -> Event:
 
 def served_values(served: Served) -> Sequence[object]:
     """Return the columns ``SERVED`` of an answer."""
-    shown = json.dumps([list(entry) for entry in served.shown], ensure_ascii=False, allow_nan=False)
+    shown = json.dumps(served.shown, ensure_ascii=False, allow_nan=False)
     return (served.request_id, served.route, served.user_id, served.timestamp, served.model_hash, shown)
 
 

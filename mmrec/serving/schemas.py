@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -171,13 +172,15 @@ class Asker(BaseModel):
     unused: list[Unused] = Field(default_factory=list)
 
 
-class ScoredCandidate(BaseModel):
+@dataclass(slots=True)
+class ScoredCandidate:
     """A candidate, in the order asked."""
 
+    # Of a thousand in an answer each would be checked anew if this were a model: a third of the answer's time.
     candidate: str | int
     score: float | None
     rank: int | None
-    present: list[str] = Field(description="The modalities it has.")
+    present: Annotated[tuple[str, ...], Field(description="The modalities it has.")]
     error: str | None
 
 

@@ -141,13 +141,13 @@ class Service:
         ranks[finite[np.argsort(-scores[finite], kind="stable")]] = np.arange(1, len(finite) + 1)
         return [
             ScoredCandidate(
-                candidate=entry.name,
-                score=float(score) if rank else None,
-                rank=int(rank) or None,
-                present=list(entry.present),
-                error=entry.error_message if rank or entry.error_message else "expected a finite score, got another",
+                entry.name,
+                score if rank else None,
+                rank or None,
+                entry.present,
+                entry.error_message if rank or entry.error_message else "expected a finite score, got another",
             )
-            for entry, score, rank in zip(candidates, scores, ranks, strict=True)
+            for entry, score, rank in zip(candidates, scores.tolist(), ranks.tolist(), strict=True)
         ]
 
     def recommend(self, request: RecommendRequest, parts: Parts, trace: Trace) -> RecommendAnswer:
