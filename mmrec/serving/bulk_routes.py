@@ -13,10 +13,10 @@ from mmrec.serving.body import validated
 from mmrec.serving.deployment import Deployment
 from mmrec.serving.door import Door
 from mmrec.serving.embedding import embed
-from mmrec.serving.log_pages import feedback_page, posts_page, served_page
+from mmrec.serving.log_pages import External, feedback_page, posts_page, served_page
 from mmrec.serving.log_schemas import FeedbackPage, LogRequest, PostsPage, ServedPage
 from mmrec.serving.route_work import answers, asked, numbers, told
-from mmrec.serving.service import Service
+from mmrec.serving.store import Store
 from mmrec.serving.trace import Trace
 
 try:
@@ -61,9 +61,9 @@ def _add_batches(app: FastAPI, door: Door, deployment: Deployment) -> None:
 
 
 def _add_logs(app: FastAPI, door: Door, deployment: Deployment) -> None:
-    async def answer(request: Request, page: Callable[[Service, LogRequest, Trace], BaseModel]) -> Response:
+    async def answer(request: Request, page: Callable[[Store, External, LogRequest, Trace], BaseModel]) -> Response:
         query = numbers(dict(request.query_params), "after", "limit")
-        take = deployment.reading(lambda now: partial(page, now.service))
+        take = deployment.reading(lambda now: partial(page, now.service.store, now.service.items.external))
         return await door.answer(request, "log", "admin", told(lambda trace: take(validated(query, LogRequest), trace)))
 
     @app.get("/v1/log/posts", responses=answers(PostsPage))

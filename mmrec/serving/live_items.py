@@ -15,6 +15,7 @@ from mmrec.search.index import Rows, Vectors
 from mmrec.search.rescored import num_candidates
 from mmrec.serving.exported import Exported
 from mmrec.serving.published import Published, PublishedPosts
+from mmrec.serving.schemas import external_id
 
 Scores = npt.NDArray[np.float32]
 
@@ -127,8 +128,7 @@ class LiveItems:
 
     def external(self, item_id: str) -> str | int:
         """Return an id in the type that the feed's have."""
-        whole = self._integers and item_id.isascii() and item_id.removeprefix("-").isdecimal()
-        return int(item_id) if whole and str(int(item_id)) == item_id else item_id
+        return external_id(item_id, integers=self._integers)
 
     def caption(self, item: Item) -> str | None:
         """Return an item's caption, None where it has none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmrec.serving.log_schemas import (
     FeedbackPage,
@@ -16,14 +16,16 @@ from mmrec.serving.log_schemas import (
     Shown,
 )
 from mmrec.serving.schemas import Image
-from mmrec.serving.service import Service
+from mmrec.serving.store import Store
 from mmrec.serving.trace import Trace
 
+External = Callable[[str], str | int]
+"""An id in the type that the feed's have."""
 _PAGE_BYTES = 16 << 20
 """Pictures of one page, unless a single post has more."""
 
 
-def posts_page(service: Service, request: LogRequest, trace: Trace) -> PostsPage:
+def posts_page(store: Store, external: External, request: LogRequest, trace: Trace) -> PostsPage:
     """Return posts that were put after a number, with their pictures.
 
     A store may tell again what it told a moment ago; such entries do not count towards the limit.
@@ -31,9 +33,9 @@ def posts_page(service: Service, request: LogRequest, trace: Trace) -> PostsPage
     entries: list[LoggedPost] = []
     new, size, more, last = 0, 0, False, request.after
     with trace.stage("store"):
-        for number, post in service.store.changes(request.after):
+        for number, post in store.changes(request.after):
             trace.left()
-            pictures = () if post.deleted else service.store.pictures(post.item_id)
+            pictures = () if post.deleted else store.pictures(post.item_id)
             size += sum(map(len, pictures))
             if new == request.limit or (new and size > _PAGE_BYTES):
                 more = True
@@ -41,7 +43,7 @@ def posts_page(service: Service, request: LogRequest, trace: Trace) -> PostsPage
             entries.append(
                 LoggedPost(
                     number=number,
-                    item_id=service.items.external(post.item_id),
+                    item_id=external(post.item_id),
                     caption=post.caption,
                     attributes=dict(post.attributes),
                     published_at=post.published_at,
@@ -54,15 +56,15 @@ def posts_page(service: Service, request: LogRequest, trace: Trace) -> PostsPage
     return PostsPage(request_id=trace.request_id, next=last, more=more, entries=entries)
 
 
-def feedback_page(service: Service, request: LogRequest, trace: Trace) -> FeedbackPage:
+def feedback_page(store: Store, external: External, request: LogRequest, trace: Trace) -> FeedbackPage:
     """Return feedback that came after a number."""
     with trace.stage("store"):
-        found = service.store.feedback_log(request.after, limit=request.limit)
+        found = store.feedback_log(request.after, limit=request.limit)
     entries = [
         LoggedEvent(
             number=number,
             user_id=event.user_id,
-            item_id=service.items.external(event.item_id),
+            item_id=external(event.item_id),
             timestamp=event.timestamp,
             event=event.event,
             value=event.value,
@@ -75,10 +77,10 @@ def feedback_page(service: Service, request: LogRequest, trace: Trace) -> Feedba
     return FeedbackPage(request_id=trace.request_id, next=last, more=more, entries=entries)
 
 
-def served_page(service: Service, request: LogRequest, trace: Trace) -> ServedPage:
+def served_page(store: Store, external: External, request: LogRequest, trace: Trace) -> ServedPage:
     """Return answers that were kept after a number."""
     with trace.stage("store"):
-        found = service.store.served_log(request.after, limit=request.limit)
+        found = store.served_log(request.after, limit=request.limit)
     entries = [
         LoggedAnswer(
             number=number,
@@ -87,7 +89,7 @@ def served_page(service: Service, request: LogRequest, trace: Trace) -> ServedPa
             user_id=served.user_id,
             timestamp=served.timestamp,
             model=served.model_hash,
-            shown=[Shown(item_id=service.items.external(item_id), score=score) for item_id, score in served.shown],
+            shown=[Shown(item_id=external(item_id), score=score) for item_id, score in served.shown],
         )
         for number, served in found
     ]

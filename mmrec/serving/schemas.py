@@ -18,6 +18,14 @@ def _identifier(value: str | int) -> str | int:
 
 
 Id = Annotated[str | int, AfterValidator(_identifier)]
+
+
+def external_id(item_id: str, *, integers: bool) -> str | int:
+    """Return an id in the type that a feed's ids have: a number that is written as one, where they are integers."""
+    whole = integers and item_id.isascii() and item_id.removeprefix("-").isdecimal()
+    return int(item_id) if whole and str(int(item_id)) == item_id else item_id
+
+
 Attribute = str | int | float | bool | None
 Weight = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1000)]

@@ -32,12 +32,19 @@ class StorePlace:
         """Read ``DIR``, ``postgresql://...`` or ``qdrant+http://...``.
 
         Raises:
-            ConfigError: another kind of URL.
+            ConfigError: another kind of URL, or files of Qdrant's local mode.
         """
         if text.startswith(("postgresql://", "postgres://")):
             return cls("postgres", text)
         if text.startswith((f"{_QDRANT}http://", f"{_QDRANT}https://")):
             return cls("qdrant", text.removeprefix(_QDRANT))
+        if text.startswith(_QDRANT) or _is_local_qdrant(Path(text)):
+            raise ConfigError(
+                "a server (qdrant+http://HOST:PORT), which processes share",
+                got="files of Qdrant's local mode, which are for one process only",
+                where="--store",
+                fix="Leave them to their program and start a Qdrant server, or give another folder.",
+            )
         if "://" in text:
             raise ConfigError(
                 "a folder, postgresql://..., qdrant+http://... or qdrant+https://...",
@@ -90,3 +97,7 @@ class StorePlace:
         from mmrec.serving.sqlite_store import SqliteStore
 
         return SqliteStore(Path(self.address), hold=not shared)
+
+
+def _is_local_qdrant(folder: Path) -> bool:
+    return (folder / "meta.json").is_file() and (folder / "collection").is_dir()

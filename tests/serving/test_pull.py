@@ -20,11 +20,14 @@ from data_tools.prepare import PrepareOptions, SplitPlan, prepare
 from data_tools.pull import KEY_VARIABLE, pull, read_key
 from data_tools.pulled_tables import RawFeed
 from data_tools.service_log import Kind, Page, ServiceLog
+from data_tools.store_log import StoreLog, open_store, store_name
 from mmrec.errors import FeedError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.keys import KeyRing, create_key
+from mmrec.serving.store import Event, Store
+from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, local_qdrant
 from tests.serving.served import Serve, Server, in_base64, picture
 from tests.tiny_run import NUM_EVENTS, NUM_ITEMS, NUM_USERS, interactions_table, items_table, write_raw
 
@@ -125,6 +128,61 @@ def test_the_feed_behind_it_can_be_prepared_and_all_agrees(used: Server, raw: Ra
     assert (served["user_id"][0], served["route"][0], len(served["item_id"][0])) == ("u01", "recommend", 3)
     kept = {path.name for path in (out / "images" / "pulled").iterdir()}
     assert len(kept) == 3, "not that of the post that was taken back"
+
+
+def test_a_store_tells_what_its_service_tells(used: Server, raw: RawFeed, tmp_path: Path) -> None:
+    """A store of files is read beside the service that writes to it."""
+    pull(ClientLog(used), tmp_path / "served", source="here", feed=raw)
+    for number in range(2):
+        options = ["--feed", str(raw.folder), "--out", str(tmp_path / "stored"), "--json"]
+        done = CliRunner().invoke(cli.app, ["pull", "--from", str(tmp_path / "data"), *options])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["new_events"] == (5, 0)[number], "the second time nothing is new"
+    assert tables(tmp_path / "stored") == tables(tmp_path / "served")
+    names = [{path.name for path in (tmp_path / of / "images" / "pulled").iterdir()} for of in ("stored", "served")]
+    assert names[0] == names[1]
+    with pytest.raises(FeedError, match="the service .*data, got"):
+        pull(ClientLog(used), tmp_path / "stored", source="http://localhost:8000", feed=raw)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("postgres", marks=WITHOUT_POSTGRES), pytest.param("qdrant", marks=WITHOUT_QDRANT)]
+)
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+def test_databases_tell_the_same(kind: str, used: Server, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    store = used.service.store
+    other: Store
+    if kind == "postgres":
+        from mmrec.serving.postgres_store import PostgresStore
+
+        other = PostgresStore(request.getfixturevalue("postgres").url, schema="pulled")
+    else:
+        from mmrec.serving.qdrant_store import QdrantStore
+
+        other = QdrantStore(local_qdrant(), settle_seconds=0.0)
+    for post in store.posts():
+        other.put_post(post, store.pictures(post.item_id))
+    other.add_feedback([event for _, event in store.feedback_log(0, limit=100)])
+    for _, served in store.served_log(0, limit=100):
+        other.log_served(served)
+    other.add_feedback([Event("last", "p01", START)])
+    store.add_feedback([Event("last", "p01", START)])
+    pull(ClientLog(used), tmp_path / "served", source="here")
+    pull(StoreLog(other, integer_ids=False, limit=2), tmp_path / "stored", source="there")
+    other.close()
+    assert tables(tmp_path / "stored") == tables(tmp_path / "served")
+
+
+def test_what_is_no_store_stays_as_it_is_and_passwords_stay_secret(tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match="a folder with the store"), open_store(str(tmp_path)):
+        pass
+    assert not list(tmp_path.iterdir())
+    for place, name in [
+        ("postgresql://me:secret@db/mmrec?password=secret&host=/run", "postgresql://db/mmrec?host=/run"),
+        ("qdrant+https://:secret@host:6333", "qdrant+https://host:6333"),
+        (str(tmp_path / "x" / ".." / "data"), str(tmp_path / "data")),
+    ]:
+        assert store_name(place) == name
 
 
 def events_of(catalogue: Catalogue, histories: Histories) -> dict[str, list[tuple[object, ...]]]:
