@@ -45,7 +45,7 @@ class StoreLog:
             page = _PAGES[kind](self._store, lambda i: external_id(i, integers=self._integers), request, trace)
         except StoreFailureError as error:
             raise FeedError("a store that can be read", got=str(error), where=f"the log of {kind}") from error
-        return Page([entry.model_dump(mode="json") for entry in page.entries], page.next, page.more)
+        return Page(page.model_dump(mode="json")["entries"], page.next, page.more)
 
 
 @contextmanager

@@ -170,7 +170,12 @@ def test_databases_tell_the_same(kind: str, used: Server, tmp_path: Path, reques
     pull(ClientLog(used), tmp_path / "served", source="here")
     pull(StoreLog(other, integer_ids=False, limit=2), tmp_path / "stored", source="there")
     other.close()
-    assert tables(tmp_path / "stored") == tables(tmp_path / "served")
+
+    def unnumbered(folder: Path) -> dict[str, list[dict[str, object]]]:
+        found = tables(folder)
+        return {name: [row | {"number": 0} for row in rows] for name, rows in found.items()}
+
+    assert unnumbered(tmp_path / "stored") == unnumbered(tmp_path / "served")
 
 
 def test_what_is_no_store_stays_as_it_is_and_passwords_stay_secret(tmp_path: Path) -> None:
