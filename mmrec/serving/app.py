@@ -17,6 +17,7 @@ from mmrec.serving.body import validated
 from mmrec.serving.bulk_routes import add_bulk
 from mmrec.serving.choice import UNCHOSEN
 from mmrec.serving.deployment import Deployment
+from mmrec.serving.docs_page import HEADERS, docs_page
 from mmrec.serving.door import Door, Entrance, plain_problem
 from mmrec.serving.follower import Follower
 from mmrec.serving.keys import KeyRing
@@ -80,7 +81,14 @@ def build_app(
         await asyncio.to_thread(door.close)
         await asyncio.to_thread(deployment.close)
 
-    app = FastAPI(title="mmrec", version=mmrec.__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="mmrec",
+        version=mmrec.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.add_exception_handler(HTTPException, _no_route)
     _add_questions(app, door, deployment)
     _add_writes(app, door, deployment)
@@ -92,6 +100,7 @@ def build_app(
     if studio:
         add_studio(app, door, deployment, recent, keys_needed=keys is not None)
     describe(app)
+    _add_description(app)
     return app
 
 
@@ -204,6 +213,16 @@ def _add_models(app: FastAPI, door: Door, admin: Admin) -> None:
         """Put back what answered before, with all that was published since."""
         work = asked(_kind(request), RollbackRequest, admin.rollback)
         return await door.answer(request, "rollback", "admin", work, lane="long")
+
+
+def _add_description(app: FastAPI) -> None:
+    page: list[bytes] = []
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        if not page:
+            page.append(docs_page(app.openapi()))
+        return Response(page[0], media_type="text/html", headers=HEADERS)
 
 
 def _kind(request: Request) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import pytest
 
@@ -151,4 +152,15 @@ class TestDescription:
         text = json.dumps(tree)
         used = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
         assert used <= names
-        assert server.client.get("/docs").status_code == 200
+
+    def test_the_page_of_the_description_has_it_all_and_nothing_from_elsewhere(self, server: Server) -> None:
+        answer, tree = server.client.get("/docs"), server.get("/openapi.json")
+        assert answer.status_code == 200
+        assert not re.findall(r"//[^\s<]+|url\(|<script|\ssrc=|@import", answer.text), "no other host, no script"
+        links = set(re.findall(r'href="([^"]+)"', answer.text))
+        names = {f"#{name}" for name in tree["components"]["schemas"]}  # type: ignore[index]
+        assert links <= names | {"openapi.json"}
+        assert all(f'id="{name[1:]}"' in answer.text for name in names)
+        assert all(f"<code>{path}</code>" in answer.text for path in tree["paths"])  # type: ignore[attr-defined]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert 'list of string or integer or <a href="#RawPost">RawPost</a>' in answer.text

@@ -118,6 +118,17 @@ def see_pictures(page: Page, label: str) -> None:
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
 
+def test_the_description_needs_nobody_else(studio: Studio) -> None:
+    with opened(studio, studio.open_url, "docs") as page:
+        score = page.locator("details", has=page.get_by_text("/v1/score", exact=True))
+        score.locator("summary").click()
+        score.get_by_role("link", name="ScoreRequest").first.click()
+        playwright.expect(page.locator("#ScoreRequest")).to_be_in_viewport()
+        assert page.evaluate("getComputedStyle(document.body).margin") == "0px", "the style was let in"
+        assert page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)") == []
+        studio.shoot(page, "docs")
+
+
 def test_a_user_is_found_shown_and_ranked_again(studio: Studio) -> None:
     with opened(studio, studio.open_url, "") as page:
         page.keyboard.press("/")
