@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from data_tools.service_log import Kind, Page
 from mmrec.errors import FeedError
-from mmrec.serving.log_pages import feedback_page, posts_page, served_page
 from mmrec.serving.log_schemas import LogRequest
 from mmrec.serving.schemas import external_id
-from mmrec.serving.store import Store, StoreFailureError
-from mmrec.serving.store_place import StorePlace
+from mmrec.serving.stores.log_pages import feedback_page, posts_page, served_page
+from mmrec.serving.stores.store import Store, StoreFailureError
+from mmrec.serving.stores.store_place import StorePlace
 from mmrec.serving.trace import Trace
 
 _PAGES: Final = {"posts": posts_page, "feedback": feedback_page, "served": served_page}
@@ -62,7 +62,7 @@ def open_store(place: str) -> Iterator[Store]:
     """
     found = StorePlace.parse(place)
     if found.kind == "folder":
-        from mmrec.serving.sqlite_store import DATABASE
+        from mmrec.serving.stores.sqlite_store import DATABASE
 
         if not (Path(place) / DATABASE).is_file():
             fix = "Give what mmrec serve got as --data or --store, or its address: --from http://HOST:PORT."

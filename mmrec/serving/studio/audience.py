@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
-from mmrec.serving.model_worker import UserJob
-from mmrec.serving.pasts import Pasts
+from mmrec.serving.answers.pasts import Pasts
+from mmrec.serving.answers.service import Service
+from mmrec.serving.model.model_worker import UserJob
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.service import Service
 
 MOST = 50_000
 """Users that are asked; of a larger feed a sample, always the same."""
