@@ -1,4 +1,4 @@
-"""The logs of a store itself, read without a service in between."""
+"""Where logs are pulled from: a service, or a store itself, without a service in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from data_tools.service_log import Kind, Page
+from data_tools.pull import Log
+from data_tools.pulled_tables import RawFeed
+from data_tools.service_log import Kind, Page, ServiceLog
+from mmrec.columns import ITEM_ID
 from mmrec.errors import FeedError
 from mmrec.serving.log_schemas import LogRequest
 from mmrec.serving.schemas import external_id
@@ -19,6 +22,7 @@ from mmrec.serving.stores.store_place import StorePlace
 from mmrec.serving.trace import Trace
 
 _PAGES: Final = {"posts": posts_page, "feedback": feedback_page, "served": served_page}
+_SERVICE: Final = ("http://", "https://")
 _SECRETS: Final = frozenset({"password", "sslpassword"})
 
 
@@ -49,6 +53,22 @@ class StoreLog:
 
 
 @contextmanager
+def open_log(source: str, key: str | None, feed: RawFeed | None) -> Iterator[Log]:
+    """Open the logs of a service by its address, or those of a store.
+
+    Args:
+        source: ``http://...`` or ``https://...``, or a store as ``mmrec serve --store`` takes it.
+        key: of scope admin, for a service.
+        feed: that the service was trained on, whose ids have the type of those in the logs.
+    """
+    if source.startswith(_SERVICE):
+        yield ServiceLog(source, key)
+        return
+    with open_store(source) as store:
+        yield StoreLog(store, integer_ids=feed is not None and feed.items.id_type(ITEM_ID) == "integer")
+
+
+@contextmanager
 def open_store(place: str) -> Iterator[Store]:
     """Open a store beside the services that use it.
 
@@ -74,8 +94,10 @@ def open_store(place: str) -> Iterator[Store]:
         store.close()
 
 
-def store_name(place: str) -> str:
-    """Return what tells a store from others, without its password."""
+def source_name(place: str) -> str:
+    """Return what tells a service or a store from others, without its password."""
+    if place.startswith(_SERVICE):
+        return place.rstrip("/")
     if StorePlace.parse(place).kind == "folder":
         return str(Path(place).resolve())
     parts = urlsplit(place)

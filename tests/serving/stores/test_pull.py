@@ -20,7 +20,7 @@ from data_tools.prepare import PrepareOptions, SplitPlan, prepare
 from data_tools.pull import KEY_VARIABLE, pull, read_key
 from data_tools.pulled_tables import RawFeed
 from data_tools.service_log import Kind, Page, ServiceLog
-from data_tools.store_log import StoreLog, open_store, store_name
+from data_tools.store_log import StoreLog, open_store, source_name
 from mmrec.errors import FeedError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
@@ -187,7 +187,7 @@ def test_what_is_no_store_stays_as_it_is_and_passwords_stay_secret(tmp_path: Pat
         ("qdrant+https://:secret@host:6333", "qdrant+https://host:6333"),
         (str(tmp_path / "x" / ".." / "data"), str(tmp_path / "data")),
     ]:
-        assert store_name(place) == name
+        assert source_name(place) == name
 
 
 def events_of(catalogue: Catalogue, histories: Histories) -> dict[str, list[tuple[object, ...]]]:
