@@ -184,7 +184,7 @@ class Asker(BaseModel):
 class ScoredCandidate:
     """A candidate, in the order asked."""
 
-    # Of a thousand in an answer each would be checked anew if this were a model: a third of the answer's time.
+    # A model would check each of up to a thousand in an answer anew.
     candidate: str | int
     score: float | None
     rank: int | None
