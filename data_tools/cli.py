@@ -356,7 +356,7 @@ def synthesize(
 
 @app.command()
 def pull(
-    source: Annotated[str, typer.Option("--from", help="Address of a running mmrec serve.", metavar="URL")],
+    source: Annotated[str, typer.Option("--from", help="A mmrec serve, or its store.", envvar="MMREC_STORE")],
     out: Annotated[Path, typer.Option(help="Folder of the pulled feed; a pull into it goes on behind the last.")],
     feed: Annotated[
         Path | None, typer.Option(help="Raw feed that the service was trained on, whose rows come first.")
@@ -377,12 +377,11 @@ def pull(
     from data_tools.pull import pull as work
     from data_tools.pull import read_key
     from data_tools.pulled_tables import RawFeed
-    from data_tools.service_log import ServiceLog
+    from data_tools.store_log import open_log, source_name
 
     raw = None if feed is None else RawFeed(feed, caption, timestamp_unit.value if timestamp_unit else None)
-    log = ServiceLog(source, read_key(key_file))
-    with stages() as report_stage:
-        report = work(log, out, source=source.rstrip("/"), feed=raw, progress=report_stage)
+    with open_log(source, read_key(key_file), raw) as log, stages() as report_stage:
+        report = work(log, out, source=source_name(source), feed=raw, progress=report_stage)
     if as_json:
         print_json({"folder": str(out), **report.record()})
     else:

@@ -522,7 +522,7 @@ def keys(
     burst: Annotated[int | None, typer.Option(min=1, help="Requests at once. Default: that of the service.")] = None,
 ) -> None:
     """Make a key for mmrec serve: it is printed once, the file keeps its hash."""
-    from mmrec.serving.keys import create_key
+    from mmrec.serving.http.keys import create_key
 
     print_text(create_key(file, name=name, scope=scope, rate=rate, burst=burst))
     _notify(f"added to {file}; the key is not shown again")

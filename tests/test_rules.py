@@ -97,7 +97,9 @@ def test_only_training_steps_an_optimiser() -> None:
 
 @pytest.mark.parametrize("module", modules("data_tools"))
 def test_data_tools_know_little_of_mmrec(module: str) -> None:
-    allowed = ("columns", "errors", "config", "feed", "storage", "console", "preprocessing.pictures")
+    allowed = ["columns", "errors", "config", "feed", "storage", "console", "preprocessing.pictures"]
+    if module == "data_tools.store_log":
+        allowed += ["serving.stores", "serving.log_schemas", "serving.schemas", "serving.trace"]
     assert {name for name in inner(module) if not name.startswith(tuple(f"mmrec.{room}" for room in allowed))} <= {
         "mmrec"
     }
@@ -110,25 +112,31 @@ def test_mmrec_never_imports_data_tools(module: str) -> None:
 
 def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
     users = {name for name in IMPORTS if reaches(name, "mmrec.serving") and not name.startswith("mmrec.serving")}
-    assert users <= {"mmrec.cli", "mmrec.commands.serve"}
+    assert users <= {"mmrec.cli", "mmrec.commands.serve", "data_tools.store_log"}
     homes = {
         "fastapi": {
-            "mmrec.serving.app",
-            "mmrec.serving.bulk_routes",
-            "mmrec.serving.door",
-            "mmrec.serving.openapi",
+            "mmrec.serving.http.app",
+            "mmrec.serving.http.bulk_routes",
+            "mmrec.serving.http.door",
+            "mmrec.serving.http.openapi",
             "mmrec.serving.studio.routes",
         },
-        "starlette": {"mmrec.serving.app", "mmrec.serving.door", "mmrec.serving.studio.routes"},
-        "uvicorn": {"mmrec.commands.serve"},
-        "prometheus_client": {"mmrec.serving.metrics", "mmrec.serving.figure_board"},
-        "python_multipart": {"mmrec.serving.body"},
-        "sqlite3": {"mmrec.serving.sqlite_store", "mmrec.serving.sqlite_writer"},
-        "psycopg": {"mmrec.search.postgres", "mmrec.search.pgvector", "mmrec.serving.postgres_store"},
-        "qdrant_client": {"mmrec.search.qdrant", "mmrec.search.qdrant_server", "mmrec.serving.qdrant_store"},
+        "starlette": {"mmrec.serving.http.app", "mmrec.serving.http.door", "mmrec.serving.studio.routes"},
+        "uvicorn": {"mmrec.commands.serve", "mmrec.serving.http.http_protocol"},
+        "prometheus_client": {"mmrec.serving.figures.metrics", "mmrec.serving.figures.figure_board"},
+        "python_multipart": {"mmrec.serving.http.body"},
+        "sqlite3": {"mmrec.serving.stores.sqlite_store", "mmrec.serving.stores.sqlite_writer"},
+        "psycopg": {"mmrec.search.postgres", "mmrec.search.pgvector", "mmrec.serving.stores.postgres_store"},
+        "qdrant_client": {"mmrec.search.qdrant", "mmrec.search.qdrant_server", "mmrec.serving.stores.qdrant_store"},
     }
     for library, allowed in homes.items():
         assert {name for name in IMPORTS if reaches(name, library)} <= allowed, library
+
+
+@pytest.mark.parametrize("room", ["stores", "posts", "model", "answers", "figures"])
+def test_rooms_of_the_service_know_no_http(room: str) -> None:
+    users = {name for name in modules(f"mmrec.serving.{room}") if reaches(name, "mmrec.serving.http")}
+    assert not users
 
 
 def test_no_pickle_no_eval() -> None:

@@ -18,21 +18,22 @@ from mmrec.commands.index import index_export
 from mmrec.errors import ConfigError, MissingExtraError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import StoreKind
-from mmrec.serving.app import build_app
-from mmrec.serving.catalogue_index import OpenIndex, exported_index, stored_index
-from mmrec.serving.choice import base_of
-from mmrec.serving.exported import Pair
-from mmrec.serving.figure_board import FigureBoard
+from mmrec.serving.answers.service import Service
+from mmrec.serving.figures.figure_board import FigureBoard
+from mmrec.serving.figures.metrics import Metrics
 from mmrec.serving.follower import Follower
-from mmrec.serving.keys import KeyRing
+from mmrec.serving.http.app import build_app
+from mmrec.serving.http.http_protocol import BoundedHttp
+from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.limits import Limits
-from mmrec.serving.loading import Loader
-from mmrec.serving.metrics import Metrics
-from mmrec.serving.model_folder import ModelFolder, Places
-from mmrec.serving.publishing import Publishing
-from mmrec.serving.service import Service
-from mmrec.serving.store import Store
-from mmrec.serving.store_place import StorePlace
+from mmrec.serving.model.catalogue_index import OpenIndex, exported_index, stored_index
+from mmrec.serving.model.choice import base_of
+from mmrec.serving.model.exported import Pair
+from mmrec.serving.model.loading import Loader
+from mmrec.serving.model.model_folder import ModelFolder, Places
+from mmrec.serving.posts.publishing import Publishing
+from mmrec.serving.stores.store import Store
+from mmrec.serving.stores.store_place import StorePlace
 from mmrec.serving.supervisor import Supervisor
 
 try:
@@ -118,6 +119,7 @@ class Serving:
         _log_to_stderr()
         config = uvicorn.Config(
             app,
+            http=BoundedHttp,
             access_log=False,
             log_level="warning",
             server_header=False,

@@ -172,6 +172,10 @@ class Catalogue:
     def __contains__(self, item_id: object) -> bool:
         return str(item_id) in self._rows
 
+    def find(self, item_id: str) -> int:
+        """Return the row of an id, -1 of one that it has not."""
+        return self._rows.get(item_id, -1)
+
     def row(self, item_id: object) -> int:
         """Return the row of an id.
 

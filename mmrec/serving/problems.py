@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mmrec.errors import MmrecError
 
@@ -96,3 +98,9 @@ def problem_body(status: int, detail: str, *, request_id: str, errors: Sequence[
     if errors:
         body["errors"] = list(errors)
     return json.dumps(body, ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def places_of(error: BaseException) -> str:
+    """Return where an error came from, the innermost place first, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -17,6 +18,14 @@ def _identifier(value: str | int) -> str | int:
 
 
 Id = Annotated[str | int, AfterValidator(_identifier)]
+
+
+def external_id(item_id: str, *, integers: bool) -> str | int:
+    """Return an id in the type that a feed's ids have: a number that is written as one, where they are integers."""
+    whole = integers and item_id.isascii() and item_id.removeprefix("-").isdecimal()
+    return int(item_id) if whole and str(int(item_id)) == item_id else item_id
+
+
 Attribute = str | int | float | bool | None
 Weight = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1000)]
@@ -171,13 +180,15 @@ class Asker(BaseModel):
     unused: list[Unused] = Field(default_factory=list)
 
 
-class ScoredCandidate(BaseModel):
+@dataclass(slots=True)
+class ScoredCandidate:
     """A candidate, in the order asked."""
 
+    # A model would check each of up to a thousand in an answer anew.
     candidate: str | int
     score: float | None
     rank: int | None
-    present: list[str] = Field(description="The modalities it has.")
+    present: Annotated[tuple[str, ...], Field(description="The modalities it has.")]
     error: str | None
 
 

@@ -19,7 +19,7 @@ from field.serving import build_app
 
 from mmrec import Post, Recommender
 from mmrec.commands.export import export_run
-from mmrec.serving.body import parse
+from mmrec.serving.http.body import parse
 from mmrec.serving.schemas import RecommendRequest, ScoreRequest, SearchRequest
 
 

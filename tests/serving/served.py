@@ -15,19 +15,19 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from mmrec.commands.export import export_run
-from mmrec.serving.app import build_app
-from mmrec.serving.catalogue_index import exported_index
-from mmrec.serving.choice import Choice, base_of
-from mmrec.serving.exported import Pair, load_pair
-from mmrec.serving.keys import KeyRing
+from mmrec.serving.answers.service import Service
+from mmrec.serving.figures.metrics import Metrics
+from mmrec.serving.http.app import build_app
+from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.limits import Limits
-from mmrec.serving.loading import Loader
-from mmrec.serving.metrics import Metrics
-from mmrec.serving.model_folder import ModelFolder, Places
-from mmrec.serving.publishing import Publishing
-from mmrec.serving.service import Service
-from mmrec.serving.sqlite_store import SqliteStore
-from mmrec.serving.swapping import Models
+from mmrec.serving.model.catalogue_index import exported_index
+from mmrec.serving.model.choice import Choice, base_of
+from mmrec.serving.model.exported import Pair, load_pair
+from mmrec.serving.model.loading import Loader
+from mmrec.serving.model.model_folder import ModelFolder, Places
+from mmrec.serving.model.swapping import Models
+from mmrec.serving.posts.publishing import Publishing
+from mmrec.serving.stores.sqlite_store import SqliteStore
 from mmrec.serving.trace import Trace
 
 LIMITS = Limits(batch_seconds=0.001, threads=4)

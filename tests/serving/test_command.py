@@ -21,7 +21,7 @@ import pytest
 
 from mmrec.commands.serve import bound_socket, serve_run
 from mmrec.errors import ConfigError, MmrecError
-from mmrec.serving.sqlite_store import SqliteStore
+from mmrec.serving.stores.sqlite_store import SqliteStore
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mmrec.serving.follower import Follower
-from mmrec.serving.publishing import Publishing
-from mmrec.serving.sqlite_store import SqliteStore
-from mmrec.serving.store import StoredPost, StoreFailureError
+from mmrec.serving.posts.publishing import Publishing
+from mmrec.serving.stores.sqlite_store import SqliteStore
+from mmrec.serving.stores.store import StoredPost, StoreFailureError
 from tests.serving.served import Serve, Server
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.serving.sqlite_store import SqliteStore
+from mmrec.serving.stores.sqlite_store import SqliteStore
 from tests.serving.test_command import PATIENCE, Process
 
 WORKERS = 2

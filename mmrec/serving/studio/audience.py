@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,10 @@ import numpy.typing as npt
 
 from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
-from mmrec.serving.model_worker import UserJob
-from mmrec.serving.pasts import Pasts
+from mmrec.serving.answers.pasts import Pasts
+from mmrec.serving.answers.service import Service
+from mmrec.serving.model.model_worker import UserJob
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.service import Service
 
 MOST = 50_000
 """Users that are asked; of a larger feed a sample, always the same."""
@@ -100,11 +99,11 @@ class Audience:
         service = self._service
         exported = service.items.exported
         pasts = Pasts(service.histories, service.catalogue.item_ids, service.store, length=service.length)
-        coming: list[Future[Vectors]] = []
+        jobs: list[UserJob] = []
         for user_id in user_ids:
             past = pasts.of_feed(str(user_id))
             assert past is not None, "every user of a feed has an event"
             rows = [exported.row_of(item_id) for item_id in past.item_ids]
             items = np.asarray(exported.full[rows], dtype=np.float32)
-            coming.append(service.worker.encode_user(UserJob(items, past.times)))
-        return np.stack([future.result() for future in coming])
+            jobs.append(UserJob(items, past.times))
+        return np.stack([future.result() for future in service.worker.encode_users(jobs)])

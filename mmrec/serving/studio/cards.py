@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmrec.serving.live_items import Item
+from mmrec.serving.answers.service import Parts, Service
+from mmrec.serving.posts.live_items import Item
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.service import Parts, Service
 from mmrec.serving.studio.schemas import Card, CardsAnswer, CardsRequest
 from mmrec.serving.trace import Trace
 

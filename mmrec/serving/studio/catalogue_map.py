@@ -11,8 +11,8 @@ import pandas as pd
 
 from mmrec.errors import near_names
 from mmrec.inference.projection import Projection, project
+from mmrec.serving.answers.service import Service
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.service import Service
 from mmrec.serving.studio.schemas import MapAnswer, MapQuery
 from mmrec.serving.trace import Trace
 

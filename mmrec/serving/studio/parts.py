@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmrec.serving.service import Service
+from mmrec.serving.answers.service import Service
 from mmrec.serving.studio.audience import Audience
 from mmrec.serving.studio.cards import Cards
 from mmrec.serving.studio.catalogue_map import CatalogueMap

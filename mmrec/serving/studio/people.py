@@ -12,8 +12,8 @@ import numpy.typing as npt
 from mmrec.errors import MmrecError
 from mmrec.feed.catalogue import restore_ids
 from mmrec.feed.splits import Split
-from mmrec.serving.pasts import Past, Pasts
-from mmrec.serving.service import Service
+from mmrec.serving.answers.pasts import Past, Pasts
+from mmrec.serving.answers.service import Service
 from mmrec.serving.studio.cards import Cards
 from mmrec.serving.studio.schemas import (
     HeldOut,

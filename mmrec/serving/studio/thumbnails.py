@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmrec.preprocessing.pictures import PictureError, fit_within, load_picture
+from mmrec.serving.answers.service import Service
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.service import Service
 from mmrec.storage import bytes_hash
 
 SIDE = 320

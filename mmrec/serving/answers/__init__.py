@@ -1,0 +1,1 @@
+"""What requests are answered: users, scores, recommendations, searches."""

@@ -1,0 +1,1 @@
+"""The model that answers: loaded, run in batches, and swapped for another."""

@@ -1,0 +1,167 @@
+"""The work of many requests done together: dynamic batches behind a bounded queue, one at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar, cast
+
+from mmrec.serving.problems import ProblemError, overloaded
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+
+class Batcher(Generic[_Job, _Result]):
+    """Gathers jobs for a moment, or until there are enough or they cost enough, and runs them together.
+
+    Where a batch fails its jobs are run one by one, so that one that cannot be done spoils no other, and the thread goes
+    on whatever a job does.
+
+    Args:
+        run: does several jobs and returns one result each.
+        most: jobs of a batch.
+        budget: what the jobs of a batch may cost together; one that costs more runs alone.
+        cost: of a job.
+        seconds: how long the first of them waits for others; where the last one found none, it does not wait.
+        waiting: jobs that may wait; more are refused.
+        on_batch: told the size of every batch.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[_Job]], Sequence[_Result]],
+        *,
+        most: int,
+        budget: int,
+        cost: Callable[[_Job], int],
+        seconds: float,
+        waiting: int,
+        on_batch: Callable[[int], None],
+    ) -> None:
+        self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
+        self._budget, self._cost_of = budget, cost
+        self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
+        self._waiting_cost, self._company, self._busy = 0, True, False
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="mmrec-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait."""
+        return len(self._queue)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
+    def submit(self, job: _Job) -> Future[_Result]:
+        """Queue a job.
+
+        Raises:
+            ProblemError: too many wait, or the service is stopping.
+        """
+        future: Future[_Result] = Future()
+        cost = self._cost_of(job)
+        with self._changed:
+            if self._closed:
+                raise ProblemError(503, "a service that runs", got="one that is stopping", fix="Ask another replica.")
+            if len(self._queue) >= self._limit:
+                raise overloaded("posts that wait to be encoded", limit=self._limit)
+            self._queue.append((job, future, cost))
+            self._waiting_cost += cost
+            self._changed.notify()
+        return future
+
+    def do(self, job: _Job) -> Future[_Result]:
+        """Do a job at once, in the calling thread, where nobody came beside the last one; queue it otherwise.
+
+        That spares two changes of thread, which a job of a millisecond or two would notice.
+
+        Raises:
+            ProblemError: too many wait, or the service is stopping.
+        """
+        with self._changed:
+            alone = not (self._company or self._busy or self._queue or self._closed)
+            self._busy = self._busy or alone
+        if not alone:
+            return self.submit(job)
+        future: Future[_Result] = Future()
+        self._answer([(job, future)])
+        return future
+
+    def close(self) -> None:
+        """Finish what waits, then stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._gather():
+            self._answer(batch)
+
+    def _gather(self) -> list[tuple[_Job, Future[_Result]]]:
+        """Return the next jobs; none when there will be no more."""
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            until = time.monotonic() + (self._seconds if self._company else 0.0)
+            while self._queue and not self._enough and not self._closed:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            while self._busy:
+                self._changed.wait()
+            taken = self._taken()
+            self._company = len(taken) + len(self._queue) > 1
+            self._busy = bool(taken)
+            return taken
+
+    @property
+    def _enough(self) -> bool:
+        """Whether what waits fills a batch."""
+        return len(self._queue) >= self._most or self._waiting_cost >= self._budget
+
+    def _taken(self) -> list[tuple[_Job, Future[_Result]]]:
+        """Take the jobs of the next batch out of the queue, in their order."""
+        taken: list[tuple[_Job, Future[_Result]]] = []
+        spent = 0
+        while self._queue and len(taken) < self._most:
+            job, future, cost = self._queue[0]
+            if taken and spent + cost > self._budget:
+                break
+            self._queue.popleft()
+            spent += cost
+            taken.append((job, future))
+        self._waiting_cost -= spent
+        return taken
+
+    def _answer(self, batch: Sequence[tuple[_Job, Future[_Result]]]) -> None:
+        """Run a batch; the next one may begin before anybody hears of this one, and so finds nobody at work."""
+        self._on_batch(len(batch))
+        outcomes = self._outcomes([job for job, _ in batch])
+        with self._changed:
+            self._busy = False
+            self._changed.notify()
+        for (_, future), (result, error) in zip(batch, outcomes, strict=True):
+            if error is None:
+                future.set_result(cast("_Result", result))
+            else:
+                future.set_exception(error)
+
+    def _outcomes(self, jobs: Sequence[_Job]) -> list[tuple[_Result | None, Exception | None]]:
+        """Return the result of each job, or its error."""
+        try:
+            return [(result, None) for result in self._run(jobs)]
+        except Exception as error:  # whatever a job holds, the thread must live
+            if len(jobs) == 1:
+                return [(None, error)]
+            return [self._outcomes([job])[0] for job in jobs]

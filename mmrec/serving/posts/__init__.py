@@ -1,0 +1,1 @@
+"""Posts: what is exported and published, and the vectors of what requests bring along."""

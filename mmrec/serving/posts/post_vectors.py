@@ -1,0 +1,177 @@
+"""Vectors of posts by content: each distinct one decoded and encoded once, whoever asks, and then kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrec.errors import MmrecError, RequestError
+from mmrec.inference.posts import DecodedPost, Post, attribute_texts, decode_post
+from mmrec.preprocessing.pictures import load_picture
+from mmrec.serving.limits import Limits
+from mmrec.serving.problems import ProblemError
+from mmrec.serving.stores.store import Attribute
+from mmrec.storage import content_hash
+
+_SMALLEST_SIDE = 2
+_LOG = logging.getLogger("mmrec.serving")
+
+
+@dataclass(frozen=True)
+class Content:
+    """A post as a request carries it.
+
+    Args:
+        caption: its text, or None.
+        pictures: encoded pictures.
+        attributes: by name.
+    """
+
+    caption: str | None
+    pictures: tuple[bytes, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Hash by which the same content is recognised."""
+        texts = json.dumps(attribute_texts(self.attributes), sort_keys=True) if self.attributes else ""
+        return content_hash(self.caption or "", *([texts] if texts else []), *self.pictures)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a post.
+
+    Args:
+        vector: shape (width,), score-ready.
+        present: the modalities that the model read.
+        key: of the content.
+    """
+
+    vector: npt.NDArray[np.float32]
+    present: tuple[str, ...]
+    key: str
+
+
+class PostVectors:
+    """A cache of vectors in front of decoder and encoder.
+
+    A picture is decoded in the thread that asks, and encoded with those of other requests.
+
+    Args:
+        submit: encodes a decoded post, sooner or later.
+        readable: tells which modalities of a post the model reads.
+        side: longest side in pixels that pictures are shrunk to, that of the prepared feed.
+        max_images: pictures of a post that the model uses.
+        limits: of the service.
+
+    Attributes:
+        hits: contents that were there, or already on their way.
+        misses: contents that were not.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[DecodedPost], Future[npt.NDArray[np.float32]]],
+        readable: Callable[[DecodedPost], tuple[str, ...]],
+        *,
+        side: int,
+        max_images: int,
+        limits: Limits,
+    ) -> None:
+        self._submit, self._readable, self._side, self._max_images = submit, readable, side, max_images
+        self._limits = limits
+        self._kept: OrderedDict[str, Encoded] = OrderedDict()
+        self._coming: dict[str, Future[Encoded]] = {}
+        self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def start(self, content: Content) -> Future[Encoded]:
+        """Return what will hold the vector of a post, or the error that says why there is none.
+
+        Raises:
+            ProblemError: too much waits already.
+        """
+        key = content.key
+        promise: Future[Encoded] = Future()
+        with self._lock:
+            kept, coming = self._kept.get(key), self._coming.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+                promise.set_result(kept)
+            if kept is not None or coming is not None:
+                self.hits += 1
+                return coming or promise
+            self.misses += 1
+            self._coming[key] = promise
+        try:
+            decoded = self.decode(content)
+            present = self._readable(decoded)
+            encoding = self._submit(decoded)
+        except BaseException as error:
+            # Others may wait for this promise, so it is kept whatever happened here.
+            self._settle(key, promise, error)
+            if isinstance(error, ProblemError) or not isinstance(error, Exception):
+                raise
+            return promise
+        encoding.add_done_callback(lambda done: self._finish(key, promise, present, done))
+        return promise
+
+    def decode(self, content: Content) -> DecodedPost:
+        """Check and decode a post.
+
+        Raises:
+            PictureError: a picture cannot be used.
+            RequestError: nothing to read, a caption that is too long or no text.
+        """
+        if content.caption is not None and len(content.caption) > self._limits.caption_length:
+            raise RequestError(
+                f"a caption of at most {self._limits.caption_length} characters", got=str(len(content.caption))
+            )
+        Post(caption=content.caption, image=list(content.pictures) or None, attributes=content.attributes)
+        pictures = [self._picture(data) for data in content.pictures[: self._max_images]]
+        return decode_post(
+            Post(caption=content.caption, image=pictures or None, attributes=content.attributes),
+            side=self._side,
+            max_images=self._max_images,
+        )
+
+    def _picture(self, data: bytes) -> npt.NDArray[np.uint8]:
+        picture = load_picture(data, side=self._side, max_pixels=self._limits.pixels)
+        if max(picture.shape[:2]) < _SMALLEST_SIDE:
+            raise RequestError("a picture of more than one pixel", got="1 x 1", fix="Leave the picture out.")
+        return picture
+
+    def _finish(
+        self, key: str, promise: Future[Encoded], present: tuple[str, ...], done: Future[npt.NDArray[np.float32]]
+    ) -> None:
+        error = done.exception()
+        if error is not None and not isinstance(error, MmrecError):
+            _LOG.error("a post could not be encoded: %s", type(error).__name__)
+            error = RequestError("a post that the model can encode", got=type(error).__name__, fix="Change the post.")
+        if error is None and not np.isfinite(done.result()).all():
+            error = RequestError("a vector of finite numbers", got="others", fix="Change the post.")
+        self._settle(key, promise, error or Encoded(done.result(), present, key))
+
+    def _settle(self, key: str, promise: Future[Encoded], outcome: Encoded | BaseException) -> None:
+        with self._lock:
+            self._coming.pop(key, None)
+            if isinstance(outcome, Encoded):
+                self._kept[key] = outcome
+                while len(self._kept) > self._limits.cached_vectors:
+                    self._kept.popitem(last=False)
+        if isinstance(outcome, Encoded):
+            promise.set_result(outcome)
+        else:
+            promise.set_exception(outcome)

@@ -1,0 +1,95 @@
+"""The thread that writes to an SQLite file: writes of many threads share a commit, and so a sync."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from mmrec.serving.stores.store import StoreFailureError
+
+Statement = tuple[str, Sequence[object]]
+_WAITING, _TOGETHER = 4096, 256
+
+
+class _Write:
+    """Statements that are made together or not at all."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.statements, self.done = statements, Future[int]()
+
+
+class SqliteWriter:
+    """Makes writes in the order in which they are asked for.
+
+    Args:
+        connection: to write with; closed by :meth:`close`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._queue: queue.Queue[_Write | None] = queue.Queue(_WAITING)
+        self._thread = threading.Thread(target=self._write, name="mmrec-store", daemon=True)
+        self._thread.start()
+
+    def submit(self, statements: Sequence[Statement]) -> Future[int]:
+        """Return what will hold the row number of the last insertion once the statements are durable.
+
+        Raises:
+            StoreFailureError: it is closed.
+        """
+        if not self._thread.is_alive():
+            raise StoreFailureError("the store is closed")
+        write = _Write(statements)
+        self._queue.put(write)
+        return write.done
+
+    def close(self) -> None:
+        """Make the writes that wait, and let go of the file."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        self.connection.close()
+
+    def _write(self) -> None:
+        open_ = True
+        while open_:
+            first = self._queue.get()
+            writes = [] if first is None else [first]
+            open_ = first is not None
+            while open_ and len(writes) < _TOGETHER:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    open_ = False
+                else:
+                    writes.append(more)
+            self._commit(writes)
+
+    def _commit(self, writes: Sequence[_Write]) -> None:
+        """Make some writes in one transaction; where that fails, each in its own, so that a bad one spoils no other."""
+        if not writes:
+            return
+        numbers = []
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for write in writes:
+                for statement, values in write.statements:
+                    last = self.connection.execute(statement, values).lastrowid
+                numbers.append(last or 0)
+            self.connection.execute("COMMIT")
+        except Exception as error:  # a full disk, a value that SQLite cannot hold, ...
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            if len(writes) == 1:
+                writes[0].done.set_exception(StoreFailureError(f"{type(error).__name__}: {error}"))
+                return
+            for write in writes:
+                self._commit([write])
+            return
+        for write, number in zip(writes, numbers, strict=True):
+            write.done.set_result(number)
