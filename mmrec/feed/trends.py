@@ -17,7 +17,8 @@ def popularity_trends(
     """Return the logarithm of each item's recent popularity over what its whole count leads to expect, shape (items,).
 
     ``log((n + 1) / (N share + 1))``: n events in the last ``days`` days of training, N in all of it, of which they are
-    the share.  An item without events, a feed without real timestamps and ``days`` of 0 give 0.
+    the share; less the mean of all items with events.  So an item without any, which gets 0, counts as one like the others,
+    and a weight of trends neither favours nor hides what is new.  A feed without real timestamps and ``days`` of 0 give 0.
 
     Args:
         histories: the feed's interactions.
@@ -32,5 +33,6 @@ def popularity_trends(
     end, span = times.max(), int(times.max() - times.min())
     share = min(days * DAY / max(span, 1), 1.0)
     recent = np.bincount(rows[times > end - days * DAY], minlength=num_items)
-    expected = np.bincount(rows, minlength=num_items) * share
-    return np.log((recent + 1) / (expected + 1)).astype(np.float32)
+    counts = np.bincount(rows, minlength=num_items)
+    trends = np.log((recent + 1) / (counts * share + 1))
+    return np.where(counts > 0, trends - trends[counts > 0].mean(), 0).astype(np.float32)
