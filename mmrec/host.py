@@ -29,7 +29,8 @@ def on_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
     packed = torch.empty(sum(rooms), dtype=torch.uint8, pin_memory=device.type == "cuda")
     for room, size, tensor in zip(torch.split(packed, rooms), sizes, tensors, strict=True):
         room[:size].view(tensor.dtype).copy_(tensor.flatten())
-    there = torch.split(packed.to(device, non_blocking=True), rooms)
+    # Apple's devices may read what is sent so only after it is gone (pytorch issue 189690).
+    there = torch.split(packed.to(device, non_blocking=device.type != "mps"), rooms)
     return tuple(
         room[:size].view(tensor.dtype).view(tensor.shape)
         for room, size, tensor in zip(there, sizes, tensors, strict=True)

@@ -17,7 +17,7 @@ install_import_hook(["mmrec", "data_tools"], "beartype.beartype")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.tiny_run", "tests.attribute_run", "tests.ray_cluster", "tests.databases"]
+pytest_plugins = ["tests.tiny_run", "tests.attribute_run", "tests.ray_cluster", "tests.databases", "tests.translations"]
 
 # A machine with other work is no reason to fail.
 settings.register_profile("mmrec", deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from mmrec.commands.export import export_run
 from mmrec.commands.train import train_run
-from mmrec.config import Config
+from mmrec.config import Config, validate
 from mmrec.feed.items import ItemReader, Modality, optional_links
 from mmrec.inference.device_contents import DeviceContents, device_room, keep_on_device
 from mmrec.inference.recommender import Recommender
@@ -23,6 +24,7 @@ from mmrec.training.checkpoint import checkpoints
 from mmrec.training.precision import mixed_precision
 from mmrec.training.profile import Profile
 from mmrec.training.transfer import send_ahead
+from tests.model.samples import POSTS, item_batch, item_encoder
 from tests.tiny_run import TinyEncoders, TinyFeed, changed, tiny_config
 from tests.training.test_waiting import CATALOGUE, DIM, batch, loss, model
 
@@ -84,14 +86,43 @@ def test_training_comes_to_what_it_comes_to_on_a_cpu(
     assert any(sentence.startswith("kept on cuda") for sentence in said) == bool(kept), said
 
 
+@pytest.mark.usefixtures("own_translations")
+@pytest.mark.parametrize("blocks", [0, 1])
 def test_a_compiled_training_comes_to_the_same(
-    cpu_losses: list[float], tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path
+    tiny_feed: TinyFeed, tiny_encoders: TinyEncoders, tmp_path: Path, blocks: int
 ) -> None:
-    config = without_chance(tiny_encoders, precision="float32", compile=True)
-    live = config.model_dump(mode="json")
-    assert live["train"]["compile"]
-    train_on_gpu(config, tiny_feed, tmp_path / "run")
-    assert losses(tmp_path / "run") == pytest.approx(cpu_losses, rel=1e-3)
+    """With frozen encoders, and with a live block of the text encoder, whose captions need masks."""
+    found = []
+    for compiled in (False, True):
+        config = without_chance(tiny_encoders, precision="float32", compile=compiled)
+        if blocks:
+            values = config.model_dump(mode="json")
+            values["encoders"]["text"]["tuning"] |= {"mode": "top", "blocks": blocks}
+            config = validate(values, where="test")
+        train_on_gpu(config, tiny_feed, tmp_path / f"run-{compiled}")
+        found.append(losses(tmp_path / f"run-{compiled}"))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_what_is_computed_again_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout on the device is that of the forward pass, although all that a slice of items is given is on the CPU."""
+
+    def gradients() -> list[torch.Tensor | None]:
+        encoder = item_encoder(items_at_once=2, feature_dropout=0.5).to(CUDA).train()
+        torch.manual_seed(1)
+        torch.autograd.backward(encoder(item_batch(POSTS).to(CUDA)).cumsum(0).square().sum())
+        return [parameter.grad for parameter in encoder.parameters()]
+
+    torch.manual_seed(0)
+    again = gradients()
+
+    def kept(run: Callable[..., object], *given: object, use_reentrant: bool) -> object:
+        return run(*given)
+
+    monkeypatch.setattr("mmrec.model.item_encoder.checkpoint", kept)
+    torch.manual_seed(0)
+    for mine, expected in zip(again, gradients(), strict=True):
+        torch.testing.assert_close(mine, expected)
 
 
 def test_a_resumed_training_goes_on_where_it_was(

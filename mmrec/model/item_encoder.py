@@ -165,12 +165,18 @@ class ItemEncoder(nn.Module):
         The gradient is that of the whole batch, in the memory of one slice (gradient caching, Gao et al. 2021).  A
         content that items of two slices share is encoded in both.
         """
-        found = []
+
+        def again(anchor: Tensor, *given: object) -> tuple[Tensor, ...]:
+            return self._fuse(*given)  # type: ignore[arg-type]
+
+        # Random numbers of the devices of the tensors that it is given are what ``checkpoint`` draws alike twice, and all
+        # else here is on the CPU.
+        found, anchor = [], next(self.parameters())
         for start in range(0, num_items, self.items_at_once):
             stop = min(start + self.items_at_once, num_items)
             inside = chosen[(chosen >= start) & (chosen < stop)] - start
             piece = slice_parts(parts, start=start, stop=stop, num_items=num_items)
-            found.append(checkpoint(self._fuse, piece, inside, compare, stop - start, use_reentrant=False))
+            found.append(checkpoint(again, anchor, piece, inside, compare, stop - start, use_reentrant=False))
         return tuple(torch.cat(column) for column in zip(*found, strict=True))
 
     def _draw_compared(

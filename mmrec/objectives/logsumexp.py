@@ -108,7 +108,7 @@ class _BlockPairs:
         bounds: list[int] = torch.searchsorted(block, edges).tolist()
         if on_host and device.type == "cuda":
             offsets = offsets.pin_memory()
-        return cls(offsets.to(device, non_blocking=True), bounds)
+        return cls(offsets.to(device, non_blocking=device.type != "mps"), bounds)
 
     def of(self, block: int) -> Int[Tensor, " block_pairs"]:
         return self.offsets[self.bounds[block] : self.bounds[block + 1]]

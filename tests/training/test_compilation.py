@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import config as shape_checks
 from torch import Tensor, nn
 
 from mmrec.batch import Content, ImageContent, ItemBatch, Parts, TextContent, TokenStates, UserBatch, VectorContent
@@ -33,6 +32,8 @@ from mmrec.training.compilation import GRAPHS, check_compiler, compile_blocks
 from mmrec.training.operations import operation_counter
 from tests.encoders.tiny_models import MEAN, STD, VOCABULARY, bert, efficientnet, open_clip_folder, vit
 
+pytestmark = pytest.mark.usefixtures("own_translations")
+
 DIM = 16
 CPU = torch.device("cpu")
 SIZES = (5, 7, 3, 9, 4)
@@ -48,18 +49,6 @@ class Counting:
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
         self.graphs.append(graph)
         return graph.forward
-
-
-@pytest.fixture(autouse=True)
-def _own_translations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Begin and end with no translation, and without the checks of shapes, which no compiler can read."""
-    before = torch._dynamo.config.recompile_limit
-    torch._dynamo.reset()
-    shape_checks.update("jaxtyping_disable", True)
-    yield
-    shape_checks.update("jaxtyping_disable", False)
-    torch._dynamo.config.recompile_limit = before
-    torch._dynamo.reset()
 
 
 def texts(size: int, *, vocabulary: int, seed: int) -> TextContent:
