@@ -18,8 +18,8 @@ REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
 TREND_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """Candidates for the weight of what rose of late."""
-MOST_KNOWN_BONUS, BONUS_STEP = 10.0, 0.02
-"""The bonus of items that training saw is looked for up to here, where all others are hidden, and as closely as that."""
+MOST_KNOWN_BONUS, BONUS_STEP = 1024.0, 0.02
+"""The bonus of items that training saw is looked for up to here, where any score hides all others, and as closely as that."""
 STANDARD_ERRORS = 0.5
 """Part of its standard error that is taken off every gain before gains are compared: of candidates that do about equally
 well, the one that does so on more questions is taken.  More would leave what helps by little, but on every feed, to luck."""
@@ -56,11 +56,8 @@ class Calibration:
         first_seen: npt.NDArray[np.int64],
     ) -> None:
         self._scorer, self._cases, self._histories = scorer, cases, histories
-        self._setters, self._names, self._first_seen = (
-            setters,
-            tuple(dict.fromkeys([*names, *COST_METRICS])),
-            first_seen,
-        )
+        self._setters, self._first_seen = setters, first_seen
+        self._names = tuple(dict.fromkeys([*names, *COST_METRICS]))
         self.settings = settings_of(split, cases, histories)
         self.chosen: dict[str, float] = {}
         self._measured: dict[tuple[object, ...], Values] = {}
@@ -121,7 +118,9 @@ class Calibration:
         if cost(0.0) <= most:
             return
         # The more known items gain, the fewer hits they lose.
-        low, high = 0.0, MOST_KNOWN_BONUS
+        low, high = 0.0, 1.0
+        while high < MOST_KNOWN_BONUS and cost(high) > most:
+            low, high = high, 2 * high
         while high - low > BONUS_STEP:
             middle = (low + high) / 2
             low, high = (low, middle) if cost(middle) <= most else (middle, high)

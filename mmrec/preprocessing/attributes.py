@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from mmrec.storage import content_hash
 SEPARATOR = "|"
 _WHOLE = 2.0**53
 _EPOCH = date(1970, 1, 1)
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DATES = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")
 
 
@@ -137,6 +139,13 @@ class AttributePreprocessor:
             found, dates = _numbers(cells)
             every = len(found) == len(cells) and len(set(found)) > buckets
             is_number = every if numbers is None else name in numbers
+            if is_number and name in (separators or {}):
+                raise ConfigError(
+                    f"values to separate in the attribute column {name!r}",
+                    got="numbers or dates",
+                    where=where,
+                    fix="Leave it out of separators, or give numbers without it.",
+                )
             if not (found if is_number else any(cell_values(text, separator) for text in cells)):
                 raise ConfigError(
                     f"{'numbers or dates' if is_number else 'values'} in the attribute column {name!r}",
@@ -248,6 +257,9 @@ def as_days(text: str) -> float | None:
             return float((datetime.strptime(text.strip(), form).date() - _EPOCH).days)  # noqa: DTZ007
         except ValueError:
             continue
+    # The library reads more than is meant here: 20260131 may be any number.
+    if not _ISO_DATE.match(text.strip()):
+        return None
     try:
         return float((datetime.fromisoformat(text.strip()).date() - _EPOCH).days)
     except ValueError:

@@ -142,7 +142,9 @@ def choose(found: dict[float, list[float]], monkeypatch: pytest.MonkeyPatch) -> 
 class TestWarmQuestions:
     """Of a split about cold items: row 0 is cold, and stands before all others as long as nothing is added to them."""
 
-    def calibrate(self, sequences: list[list[int]], *, cold_cost: float | None) -> tuple[dict[str, float], Toy]:
+    def calibrate(
+        self, sequences: list[list[int]], *, cold_cost: float | None, unit: float = 1.0
+    ) -> tuple[dict[str, float], Toy]:
         histories = histories_of([*sequences, [1, 0]])
         last = len(sequences)
         roles = [1, 0, 0, 0, 0, 0]
@@ -151,7 +153,7 @@ class TestWarmQuestions:
         warm = cases_of(histories, [*stops, 1], num_items=ITEMS, roles=roles).take(np.arange(last))
         split = split_of(histories, cold, kind="cold_items")
         toy = Toy()
-        toy.is_known = torch.tensor([0.0, 1, 1, 1, 1, 1])
+        toy.is_known = unit * torch.tensor([0.0, 1, 1, 1, 1, 1])
         found = calibrated_metrics(
             toy.asked(cold, histories, split),
             metric="ndcg@10",
@@ -173,5 +175,8 @@ class TestWarmQuestions:
         assert found["known_bonus"] == toy.known == pytest.approx(1, abs=calibration.BONUS_STEP)
         assert toy.known > 1  # at 1 both are level, and ties count against the target
         assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.99)[0]["known_bonus"] == toy.known
+        # Where scores are larger, so is the bonus.
+        large = self.calibrate([[5, 1], [4, 1]], cold_cost=0.02, unit=0.01)[1].known
+        assert large == pytest.approx(100, abs=2 * calibration.BONUS_STEP)
         monkeypatch.setattr(calibration, "COST_METRICS", ("hr@10",))
         assert self.calibrate([[5, 1], [4, 1]], cold_cost=0.0)[0]["known_bonus"] == 0.0

@@ -81,6 +81,15 @@ class TestFit:
         again = AttributePreprocessor.from_dict(json.loads(json.dumps(words.to_dict())))
         assert again == words
 
+    def test_numbers_have_nothing_to_separate(self) -> None:
+        with pytest.raises(ConfigError, match="values to separate in the attribute column 'price'.*separators"):
+            fitted(separators={"price": ","})
+        assert isinstance(fitted(separators={"price": ","}, numbers=()).columns["price"], Categories)
+
+    @pytest.mark.parametrize("text", ["20260131", "2026-W05-6", "1/2/2026", "2026", ""])
+    def test_what_is_no_date(self, text: str) -> None:
+        assert as_days(text) is None
+
     def test_columns_that_teach_nothing(self) -> None:
         for table, numbers, message in (
             (pd.DataFrame({"a": [None, " ", "[]"]}), None, "values in the attribute column 'a'"),
