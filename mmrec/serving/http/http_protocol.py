@@ -19,6 +19,9 @@ HEAD_SECONDS = 10.0
 """In which request line and headers must be whole, from the connection or their first byte on; and in which what is left of a
 body must have come whose request has its answer."""
 
+_TOO_LONG = "Request headers are too long."
+_BETWEEN = len(b": \r\n")
+
 
 class BoundedHttp(HttpToolsProtocol):
     """A connection whose headers end, and soon: the parser alone waits for them however long they are, or take.
@@ -27,6 +30,7 @@ class BoundedHttp(HttpToolsProtocol):
     """
 
     _head = 0
+    _named = 0
     _whole = True
     _deadline: asyncio.TimerHandle | None = None
 
@@ -47,15 +51,25 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head > HEAD_BYTES:
-            self.send_400_response("Request headers are too long.")
+            self.send_400_response(_TOO_LONG)
         elif self._idle and self._deadline is None:
             # uvicorn's time ended with the first byte, whatever that belongs to.
             self._wait(HEAD_SECONDS)
 
     def on_message_begin(self) -> None:
         """Note the beginning of a request."""
-        self._whole = False
+        self._whole, self._named = False, 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count(len(name) + len(value) + _BETWEEN)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin a request, which has a time of its own."""
@@ -79,6 +93,20 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self._idle and not self._whole and not self.transport.is_closing():
             self._wait(HEAD_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request, and say so where that is because of its headers."""
+        super().send_400_response(_TOO_LONG if self._named > HEAD_BYTES else msg)
+
+    def _count(self, length: int) -> None:
+        """Count what a request has beside its body, however few pieces it came in; an error here stops the parser.
+
+        Raises:
+            ValueError: it is too much.
+        """
+        self._named += length
+        if self._named > HEAD_BYTES:
+            raise ValueError(_TOO_LONG)
 
     @property
     def _idle(self) -> bool:

@@ -95,7 +95,30 @@ async def exchange(
 )
 def test_what_does_not_end_is_refused(pieces: list[bytes]) -> None:
     answer, _ = asyncio.run(exchange(pieces, 1))
-    assert answer.startswith(b"HTTP/1.1 400 ") or not answer, "refused, or the connection is gone"
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"Request headers are too long.")
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 12_000 + b"\r\n",
+    ],
+    ids=["one value", "path", "many"],
+)
+def test_what_is_too_long_in_one_piece_never_reaches_the_application(request_head: bytes) -> None:
+    ran: list[str] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        ran.append(scope["type"])
+        await count(scope, receive, send)
+
+    answer, _ = asyncio.run(exchange([request_head], 1, note))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"Request headers are too long.")
+    assert not ran
 
 
 def test_bodies_and_many_requests_have_no_such_bound() -> None:
