@@ -23,7 +23,8 @@ from mmrec.serving.trace import Trace
 
 _PAGES: Final = {"posts": posts_page, "feedback": feedback_page, "served": served_page}
 _SERVICE: Final = ("http://", "https://")
-_SECRETS: Final = frozenset({"password", "sslpassword"})
+_HARMLESS: Final = frozenset({"host", "hostaddr", "port", "dbname"})
+"""What a query may tell of where a database is; everything else may be a secret, or the path to one."""
 
 
 class StoreLog:
@@ -95,11 +96,12 @@ def open_store(place: str) -> Iterator[Store]:
 
 
 def source_name(place: str) -> str:
-    """Return what tells a service or a store from others, without its password."""
+    """Return what tells a service or a store from others, without its password or key."""
     if place.startswith(_SERVICE):
         return place.rstrip("/")
-    if StorePlace.parse(place).kind == "folder":
+    kind = StorePlace.parse(place).kind
+    if kind == "folder":
         return str(Path(place).resolve())
     parts = urlsplit(place)
-    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name not in _SECRETS], safe="/")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if kind == "postgres" and name in _HARMLESS]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(kept, safe="/"), fragment="").geturl()

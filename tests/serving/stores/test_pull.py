@@ -184,7 +184,9 @@ def test_what_is_no_store_stays_as_it_is_and_passwords_stay_secret(tmp_path: Pat
     assert not list(tmp_path.iterdir())
     for place, name in [
         ("postgresql://me:secret@db/mmrec?password=secret&host=/run", "postgresql://db/mmrec?host=/run"),
+        ("postgresql://db/mmrec?passfile=/home/me/x&port=5433&options=secret", "postgresql://db/mmrec?port=5433"),
         ("qdrant+https://:secret@host:6333", "qdrant+https://host:6333"),
+        ("qdrant+https://host:6333?api_key=secret#secret", "qdrant+https://host:6333"),
         (str(tmp_path / "x" / ".." / "data"), str(tmp_path / "data")),
     ]:
         assert source_name(place) == name
