@@ -77,7 +77,7 @@ def open_store(place: str) -> Iterator[Store]:
         place: as ``mmrec serve --store`` takes it.
 
     Raises:
-        ArtifactError: a store that is damaged, or of another version.
+        ArtifactError: a store that is damaged, of another version, or not there.
         ConfigError: a server that cannot be reached.
         FeedError: a folder without a store.
     """
@@ -88,7 +88,7 @@ def open_store(place: str) -> Iterator[Store]:
         if not (Path(place) / DATABASE).is_file():
             fix = "Give what mmrec serve got as --data or --store, or its address: --from http://HOST:PORT."
             raise FeedError("a folder with the store of mmrec serve", got="another", where=place, fix=fix)
-    store = found.open(shared=True)
+    store = found.open(shared=True, make=False)
     try:
         yield store
     finally:
