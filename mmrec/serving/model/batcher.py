@@ -150,8 +150,8 @@ class Batcher(Generic[_Job, _Result]):
         try:
             self._on_batch(len(batch))
             outcomes = self._outcomes([job for job, _ in batch])
-        except Exception as error:  # nobody may wait for ever, whoever failed
-            outcomes = [(None, error)] * len(batch)
+        except Exception as failure:  # nobody may wait for ever, whoever failed
+            outcomes = [(None, failure)] * len(batch)
         finally:
             with self._changed:
                 self._busy = False
