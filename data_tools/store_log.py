@@ -23,7 +23,8 @@ from mmrec.serving.trace import Trace
 
 _PAGES: Final = {"posts": posts_page, "feedback": feedback_page, "served": served_page}
 _SERVICE: Final = ("http://", "https://")
-_SECRETS: Final = frozenset({"password", "sslpassword"})
+_HARMLESS: Final = frozenset({"host", "hostaddr", "port", "dbname"})
+"""What a query may tell of where a database is; everything else may be a secret, or the path to one."""
 
 
 class StoreLog:
@@ -76,7 +77,7 @@ def open_store(place: str) -> Iterator[Store]:
         place: as ``mmrec serve --store`` takes it.
 
     Raises:
-        ArtifactError: a store that is damaged, or of another version.
+        ArtifactError: a store that is damaged, of another version, or not there.
         ConfigError: a server that cannot be reached.
         FeedError: a folder without a store.
     """
@@ -87,7 +88,7 @@ def open_store(place: str) -> Iterator[Store]:
         if not (Path(place) / DATABASE).is_file():
             fix = "Give what mmrec serve got as --data or --store, or its address: --from http://HOST:PORT."
             raise FeedError("a folder with the store of mmrec serve", got="another", where=place, fix=fix)
-    store = found.open(shared=True)
+    store = found.open(shared=True, make=False)
     try:
         yield store
     finally:
@@ -95,11 +96,12 @@ def open_store(place: str) -> Iterator[Store]:
 
 
 def source_name(place: str) -> str:
-    """Return what tells a service or a store from others, without its password."""
+    """Return what tells a service or a store from others, without its password or key."""
     if place.startswith(_SERVICE):
         return place.rstrip("/")
-    if StorePlace.parse(place).kind == "folder":
+    kind = StorePlace.parse(place).kind
+    if kind == "folder":
         return str(Path(place).resolve())
     parts = urlsplit(place)
-    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name not in _SECRETS], safe="/")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if kind == "postgres" and name in _HARMLESS]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(kept, safe="/"), fragment="").geturl()

@@ -120,6 +120,7 @@ class Serving:
         config = uvicorn.Config(
             app,
             http=BoundedHttp,
+            ws="none",
             access_log=False,
             log_level="warning",
             server_header=False,

@@ -24,11 +24,12 @@ _PATIENCE = 5.0
 """Seconds that a call waits for a connection, and after which a try to connect is given up and begun anew."""
 
 
-def open_pool(url: str) -> Pool:
+def open_pool(url: str, *, make: bool = True) -> Pool:
     """Return connections to a database, in which the type ``vector`` exists from then on.
 
     Args:
         url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``.
+        make: create the extension where it is missing; else it is the caller who knows that it is there.
 
     Raises:
         ConfigError: no such database, or one without pgvector.
@@ -37,7 +38,8 @@ def open_pool(url: str) -> Pool:
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=int(_PATIENCE)) as connection:
-            _make_vectors(connection, url)
+            if make:
+                _make_vectors(connection, url)
     except psycopg.Error as error:
         raise ConfigError(
             "a Postgres database that can be reached",

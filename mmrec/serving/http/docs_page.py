@@ -166,8 +166,8 @@ def _pieces(schema: _Tree) -> Iterator[tuple[str, str | None]]:
         yield "list of ", None
         yield from _pieces(schema.get("items", {}))
     elif schema.get("type") == "object" and "properties" in schema:
-        for name, value in schema["properties"].items():
-            yield f"{name}: ", None
+        for number, (name, value) in enumerate(schema["properties"].items()):
+            yield f"{', ' if number else ''}{name}: ", None
             yield from _pieces(value)
         if isinstance(schema.get("additionalProperties"), Mapping):
             yield ", and further parts", None

@@ -28,7 +28,7 @@ class Batcher(Generic[_Job, _Result]):
         cost: of a job.
         seconds: how long the first of them waits for others; where the last one found none, it does not wait.
         waiting: jobs that may wait; more are refused.
-        on_batch: told the size of every batch.
+        on_batch: told the size of every batch; where it fails, so do the batch's jobs.
     """
 
     def __init__(
@@ -146,11 +146,16 @@ class Batcher(Generic[_Job, _Result]):
 
     def _answer(self, batch: Sequence[tuple[_Job, Future[_Result]]]) -> None:
         """Run a batch; the next one may begin before anybody hears of this one, and so finds nobody at work."""
-        self._on_batch(len(batch))
-        outcomes = self._outcomes([job for job, _ in batch])
-        with self._changed:
-            self._busy = False
-            self._changed.notify()
+        outcomes: Sequence[tuple[_Result | None, Exception | None]]
+        try:
+            self._on_batch(len(batch))
+            outcomes = self._outcomes([job for job, _ in batch])
+        except Exception as failure:  # nobody may wait for ever, whoever failed
+            outcomes = [(None, failure)] * len(batch)
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify()
         for (_, future), (result, error) in zip(batch, outcomes, strict=True):
             if error is None:
                 future.set_result(cast("_Result", result))
@@ -160,7 +165,7 @@ class Batcher(Generic[_Job, _Result]):
     def _outcomes(self, jobs: Sequence[_Job]) -> list[tuple[_Result | None, Exception | None]]:
         """Return the result of each job, or its error."""
         try:
-            return [(result, None) for result in self._run(jobs)]
+            return [(result, None) for _, result in zip(jobs, self._run(jobs), strict=True)]
         except Exception as error:  # whatever a job holds, the thread must live
             if len(jobs) == 1:
                 return [(None, error)]

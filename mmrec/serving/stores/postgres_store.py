@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmrec.errors import ArtifactError, MissingExtraError
+from mmrec.errors import ArtifactError, ConfigError, MissingExtraError
 from mmrec.search.postgres import Connection, Pool, address, first_line, open_pool
 from mmrec.serving.stores.rows import (
     EVENT,
@@ -71,17 +71,21 @@ class PostgresStore:
     Args:
         url: of the database.
         schema: where its tables lie.
+        make: make the tables where there are none; else nothing is written.
 
     Raises:
-        ArtifactError: tables of another version.
+        ArtifactError: tables of another version, or none where none are to be made.
         ConfigError: no such database, or one without pgvector.
     """
 
-    def __init__(self, url: str, *, schema: str = "mmrec") -> None:
+    def __init__(self, url: str, *, schema: str = "mmrec", make: bool = True) -> None:
         assert schema.isidentifier()
-        self._schema, self._pool = schema, open_pool(url)
+        self._schema = schema
+        if not make:
+            self._check(url)
+        self._pool = open_pool(url, make=make)
         try:
-            self._secret = self._prepare(address(url))
+            self._secret = self._prepare(address(url), make=make)
         except BaseException:
             self._pool.close()
             raise
@@ -186,7 +190,29 @@ class PostgresStore:
         self._served.close()
         self._pool.close()
 
-    def _prepare(self, where: str) -> bytes:
+    def _check(self, url: str) -> None:
+        """Look for the store before anything that needs it.
+
+        Raises:
+            ArtifactError: it is not there.
+            ConfigError: no such database.
+        """
+        try:
+            with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+                row = connection.execute("SELECT to_regclass(%s)", (f"{self._schema}.about",)).fetchone()
+        except psycopg.Error as error:
+            raise ConfigError(
+                "a Postgres database that can be reached", got=first_line(error), where=address(url)
+            ) from error
+        if row is None or row[0] is None:
+            raise ArtifactError(
+                "a store of mmrec serve",
+                got=f"a database without the table {self._schema}.about",
+                where=address(url),
+                fix="Give what mmrec serve got as --store.",
+            )
+
+    def _prepare(self, where: str, *, make: bool) -> bytes:
         """Make the tables where there are none, and return the secret; processes that start at once take turns.
 
         Raises:
@@ -194,10 +220,11 @@ class PostgresStore:
         """
         insert = f"INSERT INTO {self._schema}.about (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING"
         with self._calling() as connection, connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self._schema}.schema",))
-            connection.execute(_SCHEMA.format(schema=self._schema))
-            connection.execute(insert, ("schema_version", str(SCHEMA_VERSION).encode()))
-            connection.execute(insert, ("secret", secrets.token_bytes(32)))
+            if make:
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self._schema}.schema",))
+                connection.execute(_SCHEMA.format(schema=self._schema))
+                connection.execute(insert, ("schema_version", str(SCHEMA_VERSION).encode()))
+                connection.execute(insert, ("secret", secrets.token_bytes(32)))
             about = dict(connection.execute(f"SELECT name, value FROM {self._schema}.about").fetchall())
             version = bytes(about["schema_version"]).decode()
             if version != str(SCHEMA_VERSION):

@@ -50,19 +50,25 @@ class QdrantStore:
         qdrant: the server.
         prefix: of the collections' names.
         settle_seconds: how long a write may take, plus how far the clocks of its writers are apart.
+        make: make the collections where there are none; else nothing is written.
 
     Raises:
-        ArtifactError: collections of another version.
+        ArtifactError: collections of another version, or none where none are to be made.
         StoreFailureError: it cannot be read or written.
     """
 
-    def __init__(self, qdrant: Qdrant, *, prefix: str = "mmrec", settle_seconds: float = SETTLE_SECONDS) -> None:
+    def __init__(
+        self, qdrant: Qdrant, *, prefix: str = "mmrec", settle_seconds: float = SETTLE_SECONDS, make: bool = True
+    ) -> None:
         self._qdrant, self._prefix, self._settle = qdrant, prefix, round(settle_seconds * 1e6)
         self._counting, self._last = threading.Lock(), 0
-        for kind in _INDEXED:
-            self._make(kind)
-        self._set_once("schema_version", str(SCHEMA_VERSION))
-        self._set_once("secret", secrets.token_hex(32))
+        if make:
+            for kind in _INDEXED:
+                self._make(kind)
+            self._set_once("schema_version", str(SCHEMA_VERSION))
+            self._set_once("secret", secrets.token_hex(32))
+        else:
+            self._check()
         if (version := self._get("schema_version")) != str(SCHEMA_VERSION):
             raise ArtifactError(f"a store of version {SCHEMA_VERSION}", got=str(version), where=f"{prefix}_about")
         self._secret = bytes.fromhex(self._get("secret") or "")
@@ -160,6 +166,22 @@ class QdrantStore:
         """Keep what was served, and let go of the connection."""
         self._served.close()
         self._qdrant.close()
+
+    def _check(self) -> None:
+        """Look for the store.
+
+        Raises:
+            ArtifactError: it is not there.
+        """
+        with self._calling() as client:
+            missing = [name for name in map(self._name, _INDEXED) if not client.collection_exists(name)]
+        if missing:
+            raise ArtifactError(
+                "a store of mmrec serve",
+                got=f"a server without the collection {missing[0]}",
+                where="Qdrant",
+                fix="Give what mmrec serve got as --store.",
+            )
 
     def _make(self, kind: _Kind) -> None:
         """Make a collection where there is none; what another process makes meanwhile will do."""

@@ -71,27 +71,28 @@ class StorePlace:
         finally:
             lock.close()
 
-    def open(self, *, shared: bool = False) -> Store:
+    def open(self, *, shared: bool = False, make: bool = True) -> Store:
         """Open the store.
 
         Args:
             shared: the process that started this one holds the folder.
+            make: make a store in a server that has none.
 
         Raises:
-            ArtifactError: a store that is damaged, or of another version.
+            ArtifactError: a store that is damaged, of another version, or not there.
             ConfigError: a server that cannot be reached, or a folder that another service uses.
             MissingExtraError: its library is not installed.
         """
         if self.kind == "postgres":
             from mmrec.serving.stores.postgres_store import PostgresStore
 
-            return PostgresStore(self.address)
+            return PostgresStore(self.address, make=make)
         if self.kind == "qdrant":
             from mmrec.search.qdrant_server import Qdrant
             from mmrec.serving.stores.qdrant_store import QdrantStore
 
             try:
-                return QdrantStore(Qdrant.open(self.address))
+                return QdrantStore(Qdrant.open(self.address), make=make)
             except StoreFailureError as error:
                 raise ConfigError("a Qdrant server that keeps what it is given", got=str(error)) from error
         from mmrec.serving.stores.sqlite_store import SqliteStore

@@ -98,6 +98,40 @@ def test_a_bad_job_spoils_no_other_and_the_thread_goes_on() -> None:
     batcher.close()
 
 
+def test_who_is_told_of_batches_may_fail_and_the_next_one_runs() -> None:
+    told: list[int] = []
+
+    def tell(size: int) -> None:
+        told.append(size)
+        if len(told) in (1, 3):
+            raise ZeroDivisionError("no place for figures")
+
+    batcher: Batcher[int, int] = Batcher(
+        Doubler(), most=8, budget=1 << 40, cost=abs, seconds=0.0, waiting=100, on_batch=tell
+    )
+    with pytest.raises(ZeroDivisionError):
+        batcher.submit(1).result(5)
+    assert batcher.submit(2).result(5) == 4
+    assert (batcher.alive, len(told)) == (True, 2), "the thread goes on, and nobody is at work"
+    with pytest.raises(ZeroDivisionError):
+        batcher.do(3).result(5)
+    assert batcher.submit(4).result(5) == 8, "who failed in the calling thread left"
+    closing = threading.Thread(target=batcher.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()
+
+
+def test_a_result_too_few_is_an_error_of_its_jobs() -> None:
+    batcher: Batcher[int, int] = Batcher(
+        lambda jobs: [], most=8, budget=1 << 40, cost=abs, seconds=0.0, waiting=100, on_batch=lambda size: None
+    )
+    with pytest.raises(ValueError, match="zip"):
+        batcher.submit(1).result(5)
+    assert batcher.alive
+    batcher.close()
+
+
 def test_a_full_queue_refuses() -> None:
     run = Doubler(held=True)
     batcher = run.batcher(most=1, seconds=0.0, waiting=2)

@@ -21,13 +21,13 @@ from data_tools.pull import KEY_VARIABLE, pull, read_key
 from data_tools.pulled_tables import RawFeed
 from data_tools.service_log import Kind, Page, ServiceLog
 from data_tools.store_log import StoreLog, open_store, source_name
-from mmrec.errors import FeedError
+from mmrec.errors import ArtifactError, FeedError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.http.keys import KeyRing, create_key
 from mmrec.serving.stores.store import Event, Store
-from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, local_qdrant
+from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, PostgresServer, local_qdrant
 from tests.serving.served import Serve, Server, in_base64, picture
 from tests.tiny_run import NUM_EVENTS, NUM_ITEMS, NUM_USERS, interactions_table, items_table, write_raw
 
@@ -184,10 +184,42 @@ def test_what_is_no_store_stays_as_it_is_and_passwords_stay_secret(tmp_path: Pat
     assert not list(tmp_path.iterdir())
     for place, name in [
         ("postgresql://me:secret@db/mmrec?password=secret&host=/run", "postgresql://db/mmrec?host=/run"),
+        ("postgresql://db/mmrec?passfile=/home/me/x&port=5433&options=secret", "postgresql://db/mmrec?port=5433"),
         ("qdrant+https://:secret@host:6333", "qdrant+https://host:6333"),
+        ("qdrant+https://host:6333?api_key=secret#secret", "qdrant+https://host:6333"),
         (str(tmp_path / "x" / ".." / "data"), str(tmp_path / "data")),
     ]:
         assert source_name(place) == name
+
+
+@WITHOUT_POSTGRES
+def test_a_database_without_a_store_is_refused_and_stays_as_it_is(postgres: PostgresServer) -> None:
+    import psycopg
+
+    from mmrec.serving.stores.postgres_store import PostgresStore
+
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS mistyped CASCADE")
+        with pytest.raises(ArtifactError, match="a store of mmrec serve, got"):
+            PostgresStore(postgres.url, schema="mistyped", make=False)
+        row = connection.execute("SELECT to_regnamespace('mistyped')").fetchone()
+        assert row == (None,)
+    PostgresStore(postgres.url, schema="mistyped").close()
+    PostgresStore(postgres.url, schema="mistyped", make=False).close()
+
+
+@WITHOUT_QDRANT
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+def test_a_server_without_a_store_is_refused_and_stays_as_it_is() -> None:
+    from mmrec.serving.stores.qdrant_store import QdrantStore
+
+    qdrant = local_qdrant()
+    with pytest.raises(ArtifactError, match="a store of mmrec serve, got"):
+        QdrantStore(qdrant, make=False)
+    with qdrant.calling() as client:
+        assert not client.get_collections().collections
+    QdrantStore(qdrant)
+    QdrantStore(qdrant, make=False).close()
 
 
 def events_of(catalogue: Catalogue, histories: Histories) -> dict[str, list[tuple[object, ...]]]:
