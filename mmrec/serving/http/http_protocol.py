@@ -13,8 +13,6 @@ except ImportError as error:
 
 HEAD_BYTES = 64 << 10
 """Of request line and headers, or of whatever else comes between two pieces of a body."""
-
-
 HEAD_SECONDS = 10.0
 """In which request line and headers must be whole, from the connection or their first byte on; and in which what is left of a
 body must have come whose request has its answer."""
@@ -86,7 +84,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head, self._whole = 0, True
         super().on_message_complete()
         if self._idle:  # its answer went out before
-            self._wait(self.timeout_keep_alive)
+            self._wait(float(self.timeout_keep_alive))
 
     def on_response_complete(self) -> None:
         """Take what is left of the request, so that who sends it gets to read the answer, but not for long."""
