@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: light-dark(#fbfaf8, #121214); --raised: light-dark(#fff, #1b1b1f);
@@ -94,18 +94,32 @@ def docs_page(description: _Tree) -> bytes:
         _Schema(name, str(schema.get("description", "")), _fields(schema))
         for name, schema in sorted(description["components"]["schemas"].items())
     ]
-    page = Environment(
+    pages = Environment(
         loader=PackageLoader("mmrec.serving.http", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("docs_page.html.j2")
+    )
+    pages.filters["codes"] = _codes
     about = description["info"]
-    return page.render(
-        title=about["title"],
-        version=about["version"],
-        # The only text that is not escaped; its hash lets it in.
-        style=Markup(_STYLE),
-        routes=list(_routes(description["paths"])),
-        schemas=schemas,
-    ).encode("utf-8")
+    return (
+        pages.get_template("docs_page.html.j2")
+        .render(
+            title=about["title"],
+            version=about["version"],
+            # Not escaped; its hash lets it in.
+            style=Markup(_STYLE),
+            routes=list(_routes(description["paths"])),
+            schemas=schemas,
+        )
+        .encode("utf-8")
+    )
+
+
+def _codes(text: str) -> Markup:
+    """Escape a text, and mark what stands between double backticks."""
+    pieces = text.split("``")
+    marked = [
+        Markup("<code>{}</code>").format(piece) if place % 2 else escape(piece) for place, piece in enumerate(pieces)
+    ]
+    return Markup("").join(marked)
 
 
 def _routes(paths: _Tree) -> Iterator[_Route]:
