@@ -34,7 +34,7 @@ def test_the_shipped_file_shows_every_option_with_its_default() -> None:
 
 
 def test_the_file_knows_every_option_of_the_command() -> None:
-    options = inspect.signature(cli.serve).parameters
+    options = inspect.signature(cli.serving.serve).parameters
     assert set(options) - {"config"} == set(ServeConfig.model_fields) - {"limits"}
     assert all(option.default is None for option in options.values()), "so that the file knows what is not given"
 
