@@ -22,6 +22,7 @@ from mmrec.storage import content_hash
 SEPARATOR = "|"
 _WHOLE = 2.0**53
 _EPOCH = date(1970, 1, 1)
+_YEAR = re.compile(r"\d{4}")
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DATES = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y")
 
@@ -252,6 +253,9 @@ def as_days(text: str) -> float | None:
     Read are ``2026-01-31`` (a time of day may follow), ``31 Jan 2026`` and ``January 31, 2026``; not ``1/2/2026``, in which
     the month may be either.
     """
+    # Most cells are names: trying every form on each would take a large table minutes.
+    if not _YEAR.search(text):
+        return None
     for form in _DATES:
         try:
             return float((datetime.strptime(text.strip(), form).date() - _EPOCH).days)  # noqa: DTZ007
