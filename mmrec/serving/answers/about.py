@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmrec.errors import MmrecError
 from mmrec.serving.answers.service import Service
-from mmrec.serving.model.model_worker import UserJob
+from mmrec.serving.model.jobs import UserJob
 from mmrec.serving.posts.live_items import Item
 from mmrec.serving.posts.post_vectors import Content
 from mmrec.serving.problems import ProblemError, unknown_item

@@ -13,7 +13,8 @@ from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
 from mmrec.serving.answers.pasts import Pasts
 from mmrec.serving.limits import Limits
-from mmrec.serving.model.model_worker import ModelWorker, UserJob
+from mmrec.serving.model.jobs import UserJob
+from mmrec.serving.model.model_worker import ModelWorker
 from mmrec.serving.posts.live_items import Item, LiveItems
 from mmrec.serving.posts.resolver import Resolver, Started, item_key
 from mmrec.serving.problems import ProblemError, too_many

@@ -10,27 +10,11 @@ import numpy.typing as npt
 
 from mmrec.feed.batches import ranks_within
 from mmrec.feed.histories import Histories
+from mmrec.serving.model.jobs import Times
 from mmrec.serving.stores.store import Event, Store
 
 SEEN_EVENTS = 10_000
 """Most recent feedback of a user that is read."""
-
-
-@dataclass(frozen=True)
-class Times:
-    """When and how the events of a history happened, one entry an event, oldest first.
-
-    Args:
-        instants: shape (events,), rank of each event's instant.
-        timestamps: shape (events,), milliseconds; None where the feed knows only an order.
-        codes: shape (events,), codes of the events' names; None where the feed has none.
-        values: shape (events,), NaN where unknown; None where the feed has none.
-    """
-
-    instants: npt.NDArray[np.int64]
-    timestamps: npt.NDArray[np.int64] | None
-    codes: npt.NDArray[np.int64] | None
-    values: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)

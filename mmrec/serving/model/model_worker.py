@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,38 +16,10 @@ from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.posts import DecodedPost
 from mmrec.inference.recommender import Recommender
-from mmrec.serving.answers.pasts import Times
+from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.batcher import Batcher
-
-Vectors = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class UserJob:
-    """A user who is to be encoded.
-
-    Args:
-        items: shape (events, width), score-ready vectors of the history, oldest first.
-        times: of the same events; None of a bare order.
-    """
-
-    items: Vectors
-    times: Times | None
-
-
-@dataclass(frozen=True)
-class ItemJob:
-    """An item of the feed that is to be encoded from some of what it has.
-
-    Args:
-        row: in the catalogue.
-        kept: the modalities that are read.
-    """
-
-    row: int
-    kept: tuple[str, ...]
-
+from mmrec.serving.model.jobs import ItemJob, Times, UserJob
 
 _PostJob = DecodedPost | ItemJob
 

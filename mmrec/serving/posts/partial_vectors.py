@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mmrec.search.index import Vectors
-from mmrec.serving.model.model_worker import ItemJob, ModelWorker
+from mmrec.serving.model.jobs import ItemJob
+from mmrec.serving.model.model_worker import ModelWorker
 from mmrec.serving.posts.live_items import Item
 from mmrec.serving.posts.post_vectors import Content, PostVectors
 from mmrec.serving.stores.store import Store

@@ -13,7 +13,7 @@ from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
 from mmrec.serving.answers.pasts import Pasts
 from mmrec.serving.answers.service import Service
-from mmrec.serving.model.model_worker import UserJob
+from mmrec.serving.model.jobs import UserJob
 from mmrec.serving.problems import ProblemError
 
 MOST = 50_000

@@ -15,7 +15,7 @@ from mmrec.commands.train import train_run
 from mmrec.inference.scoring import Request
 from mmrec.serving.answers.pasts import Pasts
 from mmrec.serving.model.exported import load_pair
-from mmrec.serving.model.model_worker import UserJob
+from mmrec.serving.model.jobs import Times, UserJob
 from mmrec.serving.stores.sqlite_store import SqliteStore
 from mmrec.serving.stores.store import Event
 from tests.serving.served import Serve, Server, in_base64, picture, trace
@@ -296,8 +296,6 @@ def bare(vectors: np.ndarray, count: int) -> UserJob:
 
 
 def timed(vectors: np.ndarray, count: int) -> UserJob:
-    from mmrec.serving.answers.pasts import Times
-
     order = np.arange(count, dtype=np.int64)
     times = Times(order, 1_600_000_000_000 + order * 86_400_000, order % 2, np.full(count, 0.5, np.float32))
     return replace(bare(vectors, count), times=times)
