@@ -24,11 +24,11 @@ from mmrec.serving.http.openapi import describe
 from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.request_log import RequestLog
 from mmrec.serving.http.route_work import answers, asked, numbers, path_id, told
+from mmrec.serving.http.studio_routes import add_studio
 from mmrec.serving.model.admin import Admin
 from mmrec.serving.model.choice import UNCHOSEN
 from mmrec.serving.model.deployment import Deployment
 from mmrec.serving.model.swapping import OUTCOMES, Models, Swaps
-from mmrec.serving.studio.routes import add_studio
 from mmrec.serving.trace import Trace
 
 try:

@@ -1,1 +1,1 @@
-"""The page at / and the routes that it alone needs: for people who would rather look than read."""
+"""What the page at / shows: for people who would rather look than read."""
