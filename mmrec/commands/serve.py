@@ -19,6 +19,10 @@ from mmrec.errors import ConfigError, MissingExtraError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import StoreKind
 from mmrec.serving.answers.service import Service
+from mmrec.serving.deployment.carry_over import restore
+from mmrec.serving.deployment.choice import base_of
+from mmrec.serving.deployment.loading import Loader
+from mmrec.serving.deployment.model_folder import ModelFolder, Places
 from mmrec.serving.figures.figure_board import FigureBoard
 from mmrec.serving.figures.metrics import Metrics
 from mmrec.serving.follower import Follower
@@ -27,11 +31,7 @@ from mmrec.serving.http.http_protocol import BoundedHttp
 from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.catalogue_index import OpenIndex, exported_index, stored_index
-from mmrec.serving.model.choice import base_of
 from mmrec.serving.model.exported import Pair
-from mmrec.serving.model.loading import Loader
-from mmrec.serving.model.model_folder import ModelFolder, Places
-from mmrec.serving.posts.publishing import Publishing
 from mmrec.serving.stores.store import Store
 from mmrec.serving.stores.store_place import StorePlace
 from mmrec.serving.supervisor import Supervisor
@@ -157,7 +157,7 @@ def _application(
     """Return what answers, and how many items it has; it alone holds the first model, so that a swap can let go of it."""
     try:
         service, choice = loader.first(store, notify=notify, meter=meter)
-        Publishing(service).restore(notify=notify)
+        restore(service, notify=notify)
     except BaseException:
         store.close()
         raise

@@ -16,17 +16,17 @@ from PIL import Image
 
 from mmrec.commands.export import export_run
 from mmrec.serving.answers.service import Service
+from mmrec.serving.deployment.carry_over import restore
+from mmrec.serving.deployment.choice import Choice, base_of
+from mmrec.serving.deployment.loading import Loader, load_pair
+from mmrec.serving.deployment.model_folder import ModelFolder, Places
+from mmrec.serving.deployment.swapping import Models
 from mmrec.serving.figures.metrics import Metrics
 from mmrec.serving.http.app import build_app
 from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.catalogue_index import exported_index
-from mmrec.serving.model.choice import Choice, base_of
-from mmrec.serving.model.exported import Pair, load_pair
-from mmrec.serving.model.loading import Loader
-from mmrec.serving.model.model_folder import ModelFolder, Places
-from mmrec.serving.model.swapping import Models
-from mmrec.serving.posts.publishing import Publishing
+from mmrec.serving.model.exported import Pair
 from mmrec.serving.stores.sqlite_store import SqliteStore
 from mmrec.serving.trace import Trace
 
@@ -59,7 +59,7 @@ class Server:
             return Service(pair, store, limits=limits, on_batch=on_batch)
 
         self.service = make(pair)
-        Publishing(self.service).restore()
+        restore(self.service)
         self.models = None if models is None else models_of(models, make)
         self.app = build_app(self.service, metrics=metrics, keys=keys, reveal_ids=reveal_ids, models=self.models)
         self.client = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)

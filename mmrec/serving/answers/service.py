@@ -1,4 +1,4 @@
-"""What the service does, without HTTP: score, recommend, search; see :mod:`mmrec.serving.posts.publishing` for its writes."""
+"""What the service does, without HTTP: score, recommend, search; see :mod:`mmrec.serving.answers.publishing` for its writes."""
 
 from __future__ import annotations
 

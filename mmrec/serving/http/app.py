@@ -11,8 +11,12 @@ from pydantic import BaseModel
 import mmrec
 from mmrec.errors import MissingExtraError
 from mmrec.serving import schemas
-from mmrec.serving.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
 from mmrec.serving.answers.service import Parts, Service
+from mmrec.serving.deployment.admin import Admin
+from mmrec.serving.deployment.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
+from mmrec.serving.deployment.choice import UNCHOSEN
+from mmrec.serving.deployment.deployment import Deployment
+from mmrec.serving.deployment.swapping import OUTCOMES, Models, Swaps
 from mmrec.serving.figures.metrics import CONTENT_TYPE, Metrics
 from mmrec.serving.follower import Follower
 from mmrec.serving.http.body import validated
@@ -25,10 +29,6 @@ from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.request_log import RequestLog
 from mmrec.serving.http.route_work import answers, asked, numbers, path_id, told
 from mmrec.serving.http.studio_routes import add_studio
-from mmrec.serving.model.admin import Admin
-from mmrec.serving.model.choice import UNCHOSEN
-from mmrec.serving.model.deployment import Deployment
-from mmrec.serving.model.swapping import OUTCOMES, Models, Swaps
 from mmrec.serving.trace import Trace
 
 try:

@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 from mmrec.errors import MissingExtraError
 from mmrec.serving import batch_schemas
+from mmrec.serving.answers.embedding import embed
+from mmrec.serving.deployment.deployment import Deployment
 from mmrec.serving.http.body import validated
 from mmrec.serving.http.door import Door
 from mmrec.serving.http.route_work import answers, asked, numbers, told
 from mmrec.serving.log_schemas import FeedbackPage, LogRequest, PostsPage, ServedPage
-from mmrec.serving.model.deployment import Deployment
-from mmrec.serving.posts.embedding import embed
 from mmrec.serving.stores.log_pages import External, feedback_page, posts_page, served_page
 from mmrec.serving.stores.store import Store
 from mmrec.serving.trace import Trace

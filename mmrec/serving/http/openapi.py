@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from mmrec.serving import batch_schemas, schemas
-from mmrec.serving.admin_schemas import RollbackRequest, SwapRequest
+from mmrec.serving.deployment.admin_schemas import RollbackRequest, SwapRequest
 from mmrec.serving.log_schemas import LogRequest
 from mmrec.serving.studio import schemas as studio_schemas
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mmrec.errors import MissingExtraError
+from mmrec.serving.deployment.deployment import Deployment
 from mmrec.serving.http.body import validated
 from mmrec.serving.http.door import Door
 from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.route_work import answers, asked, numbers, path_id, told
-from mmrec.serving.model.deployment import Deployment
 from mmrec.serving.studio import schemas
 from mmrec.serving.studio.page import HEADERS, INDEX, load_files
 from mmrec.serving.studio.thumbnails import MEDIA_TYPE, Thumbnail

@@ -1,1 +1,1 @@
-"""The model that answers: loaded, run in batches, and swapped for another."""
+"""The model that answers and its export: run in batches, and searched."""

@@ -6,22 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mmrec import columns
-from mmrec.assembly import Meter, Notify, ignore, silent_meter
-from mmrec.errors import ArtifactError
-from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import CONTENT_HASH
-from mmrec.inference.projection import Projection, read_projection
+from mmrec.inference.projection import Projection
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat
 from mmrec.search.index import Mask, Store, Vectors
 from mmrec.search.where import where_mask
-from mmrec.serving.model.catalogue_index import OpenIndex, exported_index
 
 _MASKS = 64
 
@@ -95,65 +90,3 @@ class Pair:
     recommender: Recommender
     exported: Exported
     vectors: str = ""
-
-
-def load_pair(
-    run: Path,
-    vectors: Path,
-    *,
-    feed: Path | None = None,
-    device: str = "auto",
-    open_index: OpenIndex = exported_index,
-    notify: Notify = ignore,
-    meter: Meter = silent_meter,
-) -> Pair:
-    """Load a run and an export as one pair.
-
-    Args:
-        run: run folder.
-        vectors: folder of an export of that run.
-        feed: prepared feed, by default the exported one.
-        device: where to compute.
-        open_index: opens what finds candidates.
-        notify: told what is about to be done.
-        meter: shows progress.
-
-    Raises:
-        ArtifactError: no run or no export, or one of another model or feed than the other.
-    """
-    folder = VectorFolder.open(vectors)
-    place = feed or Path(str(folder.manifest["feed"]))
-    recommender = Recommender.load(run, feed=place, device=device, notify=notify, meter=meter)
-    folder.require_model(recommender.model_hash)
-    catalogue = recommender.assembly.catalogue
-    if catalogue.feed_hash != folder.manifest["feed_hash"]:
-        raise ArtifactError(
-            "vectors of the feed that is served",
-            got="vectors of another feed, or of an earlier state of it",
-            where=str(vectors),
-            fix=f"Export again: mmrec export {run} --out {vectors}.",
-        )
-    # Exports may be cut, quantised or normalised; what the index finds is scored with these, so that all verbs agree.
-    full = recommender.item_embeddings(meter=meter)
-    # Mapped into memory, and so there once however many processes serve them.
-    store = open_index(folder, full if folder.format.whole else folder.items()[1], notify)
-    table = folder.table()
-    if len(table) != len(catalogue):
-        raise ArtifactError(
-            f"{len(catalogue)} exported items",
-            got=str(len(table)),
-            where=str(vectors),
-            fix=f"Export again: mmrec export {run} --out {vectors}.",
-        )
-    return Pair(
-        recommender,
-        Exported(
-            folder.format,
-            store,
-            full,
-            table,
-            catalogue.find,
-            read_projection(folder),
-        ),
-        vectors.resolve().name,
-    )

@@ -14,8 +14,8 @@ from mmrec.errors import ConfigError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import open_store
 from mmrec.search.index import ExactStore, Store
+from mmrec.serving.deployment.loading import load_pair
 from mmrec.serving.model.catalogue_index import exported_index, stored_index
-from mmrec.serving.model.exported import load_pair
 from mmrec.serving.stores.store_place import StorePlace
 from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, PostgresServer, local_qdrant
 from tests.serving.served import Serve
@@ -103,24 +103,3 @@ def test_a_folder_searches_no_vectors(tiny_run: Path, served_vectors: Path, tmp_
     opener = partial(stored_index, place=StorePlace.parse(str(tmp_path)))
     with pytest.raises(ConfigError, match="--index store"):
         load_pair(tiny_run, served_vectors, device="cpu", open_index=opener)
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("mmrec-data", "folder"),
-        ("postgresql://a:b@c/d", "postgres"),
-        ("qdrant+https://:key@c:6333", "qdrant"),
-    ],
-)
-def test_places(text: str, kind: str) -> None:
-    place = StorePlace.parse(text)
-    assert place.kind == kind
-    assert text not in repr(place)
-
-
-@pytest.mark.parametrize("text", ["http://localhost:6333", "mysql://x:secret@y"])
-def test_other_places_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--store") as caught:
-        StorePlace.parse(text)
-    assert "secret" not in str(caught.value)

@@ -10,7 +10,8 @@ import pytest
 
 from mmrec import Post
 from mmrec.commands.export import export_run
-from mmrec.serving.model.exported import Pair, load_pair
+from mmrec.serving.deployment.loading import load_pair
+from mmrec.serving.model.exported import Pair
 from tests.attribute_run import BRANDS, CAPTION
 from tests.serving.served import Serve
 

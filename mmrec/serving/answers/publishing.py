@@ -9,12 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from mmrec.assembly import Notify, ignore
 from mmrec.errors import MmrecError, RequestError
 from mmrec.serving.answers.askers import settled
 from mmrec.serving.answers.service import Parts, Service, now_ms
 from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
-from mmrec.serving.model.carry_over import carry_over
 from mmrec.serving.posts.attributes import check_attributes
 from mmrec.serving.posts.post_vectors import Content, Encoded
 from mmrec.serving.posts.references import content_of
@@ -41,19 +39,6 @@ class Publishing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._items, self._store = service, service.items, service.store
-
-    def restore(self, *, notify: Notify = ignore) -> None:
-        """Offer again what the store holds.
-
-        Posts that another model encoded are encoded again from what was published, and kept so; one that has become part
-        of the export is taken from there.
-        """
-        exported = self._items.exported
-        carry_over(self._service, has=lambda number, item_id: exported.row_of(item_id) >= 0, keep=True, notify=notify)
-
-    def follow(self) -> None:
-        """Offer what other processes published since, and take away what they took back."""
-        carry_over(self._service)
 
     def publish(self, item_id: str, request: PublishRequest, parts: Parts, trace: Trace) -> PublishAnswer:
         """Take a post in; when this returns, it is durable, and recommended and searched like any other.

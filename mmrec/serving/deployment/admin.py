@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from mmrec.serving.admin_schemas import (
+from mmrec.serving.answers.service import Parts, now_ms
+from mmrec.serving.deployment.admin_schemas import (
     AdminModelAnswer,
     Available,
     PairState,
@@ -12,10 +13,9 @@ from mmrec.serving.admin_schemas import (
     SwapRequest,
     SwapState,
 )
-from mmrec.serving.answers.service import Parts, now_ms
-from mmrec.serving.model.choice import Names
-from mmrec.serving.model.deployment import Active
-from mmrec.serving.model.swapping import Swap, Swaps
+from mmrec.serving.deployment.choice import Names
+from mmrec.serving.deployment.deployment import Active
+from mmrec.serving.deployment.swapping import Swap, Swaps
 from mmrec.serving.trace import Trace
 
 WAIT_SECONDS = 600.0

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from mmrec.serving.answers.about import About, State
+from mmrec.serving.answers.publishing import Publishing
 from mmrec.serving.answers.service import Service, now_ms
-from mmrec.serving.model.carry_over import Carried, carry_over
-from mmrec.serving.model.choice import UNCHOSEN, Choice
-from mmrec.serving.posts.publishing import Publishing
+from mmrec.serving.deployment.carry_over import Carried, carry_over
+from mmrec.serving.deployment.choice import UNCHOSEN, Choice
 from mmrec.serving.schemas import ModelAnswer
 from mmrec.serving.studio.parts import StudioParts
 from mmrec.serving.trace import Trace
@@ -133,7 +133,7 @@ class Deployment:
     def follow(self) -> None:
         """Offer what other processes published since, and take away what they took back."""
         with self.use() as now:
-            now.publishing.follow()
+            carry_over(now.service)
 
     def state(self) -> State:
         """Return figures of this moment."""

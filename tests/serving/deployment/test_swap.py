@@ -13,21 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrec.search.index import ExactStore
 from mmrec.serving.answers.service import Service
+from mmrec.serving.deployment.choice import Choice, Names, base_of
+from mmrec.serving.deployment.deployment import Deployment
+from mmrec.serving.deployment.loading import Loader, load_pair
+from mmrec.serving.deployment.model_folder import ModelFolder, Places
+from mmrec.serving.deployment.swapping import Swaps
 from mmrec.serving.http.keys import KeyRing, create_key
 from mmrec.serving.model.catalogue_index import exported_index
-from mmrec.serving.model.choice import Choice, Names, base_of
-from mmrec.serving.model.deployment import Deployment
-from mmrec.serving.model.exported import Exported, Pair, load_pair
-from mmrec.serving.model.loading import Loader
-from mmrec.serving.model.model_folder import ModelFolder, Places
-from mmrec.serving.model.self_check import check
-from mmrec.serving.model.swapping import Swaps
-from mmrec.serving.posts.publishing import Publishing
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.model.exported import Pair
 from mmrec.serving.stores.sqlite_store import SqliteStore
-from tests.serving.served import LIMITS, Serve, Server, in_base64, picture, trace
+from tests.serving.served import LIMITS, Serve, Server, in_base64, picture
 
 SCARF = {"caption": "an unheard-of crimson scarf", "image": in_base64(picture(1)), "attributes": {"colour": "red"}}
 CONTENT = {"run": "content", "vectors": "content-vectors"}
@@ -177,7 +173,7 @@ def test_what_is_written_while_a_model_is_loaded_appears_in_it(server: Server, m
         assert go.wait(20)
         return load_pair(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("mmrec.serving.model.loading.load_pair", slow)
+    monkeypatch.setattr("mmrec.serving.deployment.loading.load_pair", slow)
     server.put("early", {**SCARF, "caption": "early"})
     answer = admin(server, "model", {**CONTENT, "wait": False}, 202)
     assert answer["swap"]["step"] == "loading"
@@ -232,7 +228,7 @@ def test_a_pair_that_breaks_the_program_leaves_the_old_one_answering(
     def fail(*arguments: object, **named: object) -> Pair:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("mmrec.serving.model.loading.load_pair", fail)
+    monkeypatch.setattr("mmrec.serving.deployment.loading.load_pair", fail)
     problem = admin(server, "model", CONTENT, 500)
     assert "ZeroDivisionError" in str(problem["detail"])
     assert "secret" not in str(problem)
@@ -350,42 +346,3 @@ class TestRestart:
         Choice(Names("torn", "content-vectors"), "b", given.base).record(service.store)
         assert follow() == follow() == "tiny", "tried once"
         assert outcomes == ["switched", "rolled_back", "failed"]
-
-
-class TestCheck:
-    def test_posts_must_find_themselves(self, pair: Pair, tmp_path: Path) -> None:
-        """An index whose rows are those of other items is no index of this run."""
-        good = pair.exported
-        turned = ExactStore(np.asarray(good.layout.shape(np.array(good.full[::-1]))))
-        bad = Exported(good.layout, turned, good.full, good.table, good.row_of)
-        assert check(Service(pair, SqliteStore(tmp_path / "a"), limits=LIMITS), trace()).found == 30
-        with pytest.raises(ProblemError, match="items that are found by their own vectors"):
-            check(Service(Pair(pair.recommender, bad), SqliteStore(tmp_path / "b"), limits=LIMITS), trace())
-
-    def test_numbers_must_be_finite(self, pair: Pair, tmp_path: Path) -> None:
-        good = pair.exported
-        full = np.array(good.full)
-        full[3, 2] = np.nan
-        bad = Exported(good.layout, good.store, full, good.table, good.row_of)
-        with pytest.raises(ProblemError, match="finite"):
-            check(Service(Pair(pair.recommender, bad), SqliteStore(tmp_path / "data"), limits=LIMITS), trace())
-
-
-def test_posts_of_another_model_are_offered_without_what_the_export_does_not_have(
-    server: Server, tmp_path: Path
-) -> None:
-    """A value that filters could not compare would spoil every filter."""
-    server.put("new-1", {**SCARF, "attributes": {"colour": "red", "price": "cheap"}})
-    service = server.service
-    exported = service.items.exported
-    table = exported.table.drop(columns=["colour"]).astype({"price": "float64"})
-    other = Service(
-        Pair(service.recommender, Exported(exported.layout, exported.store, exported.full, table, exported.row_of)),
-        service.store,
-        limits=LIMITS,
-    )
-    Publishing(other).restore()
-    post = other.items.find("new-1")
-    assert post is not None
-    assert post.published is not None
-    assert dict(post.published.attributes) == {}

@@ -1,19 +1,23 @@
-"""Pairs to services: the one that a process was started with, those that are named later, and which comes first."""
+"""Runs and exports to pairs, and pairs to services: the one that a process was started with, and those named later."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmrec.assembly import Meter, Notify, ignore, silent_meter
-from mmrec.errors import MmrecError
+from mmrec.errors import ArtifactError, MmrecError
+from mmrec.inference.export import VectorFolder
+from mmrec.inference.projection import read_projection
+from mmrec.inference.recommender import Recommender
 from mmrec.serving.answers.service import Service
-from mmrec.serving.model.catalogue_index import OpenIndex
-from mmrec.serving.model.choice import Choice, Names, base_of
-from mmrec.serving.model.exported import Pair, load_pair
-from mmrec.serving.model.model_folder import ModelFolder, Places
-from mmrec.serving.model.swapping import Models
+from mmrec.serving.deployment.choice import Choice, Names, base_of
+from mmrec.serving.deployment.model_folder import ModelFolder, Places
+from mmrec.serving.deployment.swapping import Models
+from mmrec.serving.model.catalogue_index import OpenIndex, exported_index
+from mmrec.serving.model.exported import Exported, Pair
 from mmrec.serving.stores.store import Store
 
 _LOG = logging.getLogger("mmrec.serving")
@@ -82,3 +86,65 @@ class Loader:
     def models(self, choice: Choice) -> Models | None:
         """Return what may take the place of what answers at first, None where nothing may."""
         return None if self.folder is None else Models(self.folder, self.load, choice)
+
+
+def load_pair(
+    run: Path,
+    vectors: Path,
+    *,
+    feed: Path | None = None,
+    device: str = "auto",
+    open_index: OpenIndex = exported_index,
+    notify: Notify = ignore,
+    meter: Meter = silent_meter,
+) -> Pair:
+    """Load a run and an export as one pair.
+
+    Args:
+        run: run folder.
+        vectors: folder of an export of that run.
+        feed: prepared feed, by default the exported one.
+        device: where to compute.
+        open_index: opens what finds candidates.
+        notify: told what is about to be done.
+        meter: shows progress.
+
+    Raises:
+        ArtifactError: no run or no export, or one of another model or feed than the other.
+    """
+    folder = VectorFolder.open(vectors)
+    place = feed or Path(str(folder.manifest["feed"]))
+    recommender = Recommender.load(run, feed=place, device=device, notify=notify, meter=meter)
+    folder.require_model(recommender.model_hash)
+    catalogue = recommender.assembly.catalogue
+    if catalogue.feed_hash != folder.manifest["feed_hash"]:
+        raise ArtifactError(
+            "vectors of the feed that is served",
+            got="vectors of another feed, or of an earlier state of it",
+            where=str(vectors),
+            fix=f"Export again: mmrec export {run} --out {vectors}.",
+        )
+    # Exports may be cut, quantised or normalised; what the index finds is scored with these, so that all verbs agree.
+    full = recommender.item_embeddings(meter=meter)
+    # Mapped into memory, and so there once however many processes serve them.
+    store = open_index(folder, full if folder.format.whole else folder.items()[1], notify)
+    table = folder.table()
+    if len(table) != len(catalogue):
+        raise ArtifactError(
+            f"{len(catalogue)} exported items",
+            got=str(len(table)),
+            where=str(vectors),
+            fix=f"Export again: mmrec export {run} --out {vectors}.",
+        )
+    return Pair(
+        recommender,
+        Exported(
+            folder.format,
+            store,
+            full,
+            table,
+            catalogue.find,
+            read_projection(folder),
+        ),
+        vectors.resolve().name,
+    )

@@ -1,4 +1,4 @@
-"""Posts and feedback: there before the answer, and again after a restart."""
+"""Posts and feedback: there before the answer, and known to the next one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmrec.commands.export import export_run
 from mmrec.commands.train import train_run
 from mmrec.inference.scoring import Request
 from mmrec.serving.answers.pasts import Pasts
-from mmrec.serving.model.exported import load_pair
+from mmrec.serving.deployment.loading import load_pair
 from mmrec.serving.model.jobs import Times, UserJob
 from mmrec.serving.stores.sqlite_store import SqliteStore
 from mmrec.serving.stores.store import Event
@@ -132,45 +132,6 @@ class TestPublish:
         assert len(ids) == NUM_ITEMS + 20
         assert server.get("/v1/items/n19")["caption"] == "post 59"
         assert server.get("/v1/items/n10")["attributes"] == {"price": 70}
-
-
-class TestRestart:
-    def test_everything_is_there_again(self, serve: Serve) -> None:
-        first = serve("kept")
-        first.put("new-1", SCARF)
-        first.put("new-2", {"caption": "gone soon"})
-        first.put("p05", {"caption": "replaced"})
-        first.client.delete("/v1/items/new-2")
-        first.client.delete("/v1/items/p06")
-        first.post("feedback", {"events": [{"user_id": "newcomer", "item_id": "new-1"}]})
-        bodies = [{"user_id": "newcomer", "k": 100}, {"user_id": "u01", "k": 100, "where": "colour=red"}]
-        before = [first.results("recommend", body) for body in bodies]
-        first.client.__exit__(None, None, None)
-        second = serve("kept")
-        assert [second.results("recommend", body) for body in bodies] == before
-        assert second.batches == [1, 1], "no post is encoded again, only the two users"
-        assert second.get("/v1/items/new-1")["attributes"] == {"colour": "red"}
-        assert second.get("/v1/items/p05")["caption"] == "replaced"
-        for gone in ("new-2", "p06"):
-            second.get(f"/v1/items/{gone}", 404)
-
-    def test_another_model_encodes_again_and_an_export_supersedes(
-        self, serve: Serve, content_run: Path, tmp_path: Path
-    ) -> None:
-        first = serve("kept")
-        first.put("new-1", SCARF)
-        first.put("p05", {"caption": "replaced"})
-        first.client.delete("/v1/items/p06")
-        first.client.__exit__(None, None, None)
-        export_run(content_run, out=tmp_path / "v", users=False, device="cpu")
-        second = serve("kept", of=load_pair(content_run, tmp_path / "v", device="cpu"))
-        post = {"caption": SCARF["caption"], "image": SCARF["image"]}
-        by_id, by_content = second.results("score", {"user_id": "u01", "candidates": ["new-1", post]})
-        assert by_id["score"] == pytest.approx(by_content["score"], abs=1e-6)
-        assert second.get("/v1/items/p05")["source"] == "catalogue"
-        second.get("/v1/items/p06", 404)
-        models = {held.item_id: held.model_hash for held in second.service.store.posts()}
-        assert models["new-1"] == second.service.model_hash
 
 
 class TestFeedback:

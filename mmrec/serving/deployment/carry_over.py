@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mmrec.assembly import Notify
+from mmrec.assembly import Notify, ignore
 from mmrec.errors import MmrecError
 from mmrec.serving.answers.service import Service
 from mmrec.serving.posts.post_vectors import Content
@@ -67,6 +67,16 @@ def carry_over(
         carried += _encode_again(service, stale[start : start + _AT_ONCE], keep=keep, notify=notify)
     service.changes.seen(last)
     return carried
+
+
+def restore(service: Service, *, notify: Notify = ignore) -> None:
+    """Offer again what the store holds, before a service answers.
+
+    Posts that another model encoded are encoded again from what was published, and kept so; one that has become part of
+    the export is taken from there.
+    """
+    exported = service.items.exported
+    carry_over(service, has=lambda number, item_id: exported.row_of(item_id) >= 0, keep=True, notify=notify)
 
 
 def _encode_again(service: Service, posts: Sequence[tuple[int, StoredPost]], *, keep: bool, notify: Notify) -> Carried:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmrec.errors import ArtifactError, ConfigError, near_names
 from mmrec.inference.export import MANIFEST
 from mmrec.run_folder import RunFolder
-from mmrec.serving.model.choice import Names
+from mmrec.serving.deployment.choice import Names
 from mmrec.serving.problems import ProblemError
 from mmrec.storage import read_json
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 from mmrec.errors import MmrecError
 from mmrec.serving.answers.service import Service, now_ms
-from mmrec.serving.model.carry_over import Carried, carry_over, keep_vectors
-from mmrec.serving.model.choice import Choice, Names
-from mmrec.serving.model.deployment import Active, Deployment
-from mmrec.serving.model.model_folder import ModelFolder
-from mmrec.serving.model.self_check import Checked, check
+from mmrec.serving.deployment.carry_over import Carried, carry_over, keep_vectors
+from mmrec.serving.deployment.choice import Choice, Names
+from mmrec.serving.deployment.deployment import Active, Deployment
+from mmrec.serving.deployment.model_folder import ModelFolder
+from mmrec.serving.deployment.self_check import Checked, check
 from mmrec.serving.problems import ProblemError, places_of
 from mmrec.serving.stores.store import StoreFailureError
 from mmrec.serving.trace import Trace
