@@ -1,4 +1,4 @@
-"""One request on its way through the service: its number, its time left, and where its time went."""
+"""One request on its way through the service: its number, its time left, and where its time went; and the clock."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import TypeVar
 from mmrec.serving.problems import too_slow
 
 _T = TypeVar("_T")
+
+
+def now_ms() -> int:
+    """Return milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 class Trace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -16,6 +16,7 @@ from mmrec.serving.limits import Limits
 from mmrec.serving.model.jobs import UserJob
 from mmrec.serving.model.model_worker import ModelWorker
 from mmrec.serving.posts.live_items import Item, LiveItems
+from mmrec.serving.posts.references import Parts
 from mmrec.serving.posts.resolver import Resolver, Started, item_key
 from mmrec.serving.problems import ProblemError, too_many
 from mmrec.serving.schemas import Asker, Candidate, RawPost, Unused
@@ -87,7 +88,7 @@ class Askers:
         self,
         user_id: str | int | None,
         history: Sequence[Candidate] | None,
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
     ) -> Asking:
         """Return who asks: a known user, or whoever chose a history; a stranger where that is empty.
@@ -104,7 +105,7 @@ class Askers:
     def several(
         self,
         asked: Sequence[tuple[str | int | None, Sequence[Candidate] | None]],
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
     ) -> list[Asking | MmrecError]:
         """Return who several are, as :meth:`one` does for one; their posts are encoded together, and so are they.
@@ -130,7 +131,7 @@ class Askers:
         self,
         user_id: str | int | None,
         history: Sequence[Candidate] | None,
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
     ) -> _Asker | _Begun:
         """Look a user up, or have the posts of a history encoded."""

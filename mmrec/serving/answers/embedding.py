@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -25,7 +24,7 @@ from mmrec.serving.batch_schemas import (
 )
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.post_vectors import Content, Encoded
-from mmrec.serving.posts.references import content_of, is_data_url
+from mmrec.serving.posts.references import Parts, content_of, is_data_url
 from mmrec.serving.problems import ProblemError, too_many
 from mmrec.serving.trace import Trace
 
@@ -33,7 +32,7 @@ MODEL = "mmrec"
 _URLS = ("http://", "https://")
 
 
-def embed(service: Service, request: EmbeddingRequest, parts: Mapping[str, bytes], trace: Trace) -> EmbeddingAnswer:
+def embed(service: Service, request: EmbeddingRequest, parts: Parts, trace: Trace) -> EmbeddingAnswer:
     """Return the content vectors of texts and pictures, all or none; they are encoded together.
 
     Args:
@@ -90,7 +89,7 @@ def embed(service: Service, request: EmbeddingRequest, parts: Mapping[str, bytes
     )
 
 
-def _content(entry: EmbeddingInput, parts: Mapping[str, bytes], limits: Limits) -> Content:
+def _content(entry: EmbeddingInput, parts: Parts, limits: Limits) -> Content:
     if isinstance(entry, EmbeddingPost):
         return content_of(entry.text, entry.image, parts, limits)
     if is_data_url(entry):

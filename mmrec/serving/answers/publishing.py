@@ -11,11 +11,11 @@ import numpy as np
 
 from mmrec.errors import MmrecError, RequestError
 from mmrec.serving.answers.askers import settled
-from mmrec.serving.answers.service import Parts, Service, now_ms
+from mmrec.serving.answers.service import Service
 from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
 from mmrec.serving.posts.attributes import check_attributes
 from mmrec.serving.posts.post_vectors import Content, Encoded
-from mmrec.serving.posts.references import content_of
+from mmrec.serving.posts.references import Parts, content_of
 from mmrec.serving.problems import too_many, unknown_item
 from mmrec.serving.schemas import (
     DeleteAnswer,
@@ -25,7 +25,7 @@ from mmrec.serving.schemas import (
     PublishRequest,
 )
 from mmrec.serving.stores.store import Event, StoredPost, StoreFailureError
-from mmrec.serving.trace import Trace
+from mmrec.serving.trace import Trace, now_ms
 
 _WRITERS = 16
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from mmrec.serving.limits import Limits
 from mmrec.serving.model.exported import Exported
 from mmrec.serving.posts.live_items import Ask, LiveItems
 from mmrec.serving.posts.post_vectors import PostVectors
-from mmrec.serving.posts.references import content_of
+from mmrec.serving.posts.references import Parts, content_of
 from mmrec.serving.problems import ProblemError, too_many, unknown_item
 from mmrec.serving.schemas import FoundItem, Image, SearchAnswer, SearchRequest, SimilarRequest
 from mmrec.serving.trace import Trace
@@ -37,7 +37,7 @@ class Searching:
         self._recommender, self._items, self._posts = recommender, items, posts
         self._askers, self._limits = askers, limits
 
-    def search(self, request: SearchRequest, parts: Mapping[str, bytes], trace: Trace) -> SearchAnswer:
+    def search(self, request: SearchRequest, parts: Parts, trace: Trace) -> SearchAnswer:
         """Return the items nearest to a text, pictures, items, a user, or any mix.
 
         Text and pictures are one post, unless the parts have weights.
@@ -62,7 +62,7 @@ class Searching:
         post = np.stack(posts) if posts else None
         return self._found(post, asking, items, trace, where=request.where, k=request.k, weights=weights)
 
-    def _posts_of(self, request: SearchRequest, parts: Mapping[str, bytes], trace: Trace) -> list[Vectors]:
+    def _posts_of(self, request: SearchRequest, parts: Parts, trace: Trace) -> list[Vectors]:
         """Return the vector of text and pictures together or, where they have weights, of each of them."""
         halves: list[tuple[str | None, Image | str | list[Image | str] | None]] = [(request.text, request.image)]
         if request.weights is not None:

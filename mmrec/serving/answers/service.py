@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,6 +23,7 @@ from mmrec.serving.posts.live_items import LiveItems
 from mmrec.serving.posts.partial_vectors import PartialVectors
 from mmrec.serving.posts.post_changes import PostChanges
 from mmrec.serving.posts.post_vectors import PostVectors
+from mmrec.serving.posts.references import Parts
 from mmrec.serving.posts.resolver import Resolved, Resolver
 from mmrec.serving.problems import too_many
 from mmrec.serving.schemas import (
@@ -37,16 +37,9 @@ from mmrec.serving.schemas import (
     SimilarRequest,
 )
 from mmrec.serving.stores.store import Served, Store, StoreFailureError
-from mmrec.serving.trace import Trace
+from mmrec.serving.trace import Trace, now_ms
 
-Parts = Mapping[str, bytes]
-"""The pictures of a multipart request, by name."""
 _LOG = logging.getLogger("mmrec.serving")
-
-
-def now_ms() -> int:
-    """Return milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Service:

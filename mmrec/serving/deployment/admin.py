@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from mmrec.serving.answers.service import Parts, now_ms
 from mmrec.serving.deployment.admin_schemas import (
     AdminModelAnswer,
     Available,
@@ -16,7 +15,8 @@ from mmrec.serving.deployment.admin_schemas import (
 from mmrec.serving.deployment.choice import Names
 from mmrec.serving.deployment.deployment import Active
 from mmrec.serving.deployment.swapping import Swap, Swaps
-from mmrec.serving.trace import Trace
+from mmrec.serving.posts.references import Parts
+from mmrec.serving.trace import Trace, now_ms
 
 WAIT_SECONDS = 600.0
 """How long a call waits for a swap to be over; the swap goes on without it."""

@@ -9,12 +9,12 @@ from typing import ParamSpec, TypeVar
 
 from mmrec.serving.answers.about import About, State
 from mmrec.serving.answers.publishing import Publishing
-from mmrec.serving.answers.service import Service, now_ms
+from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.carry_over import Carried, carry_over
 from mmrec.serving.deployment.choice import UNCHOSEN, Choice
 from mmrec.serving.schemas import ModelAnswer
 from mmrec.serving.studio.parts import StudioParts
-from mmrec.serving.trace import Trace
+from mmrec.serving.trace import Trace, now_ms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmrec.errors import MmrecError
-from mmrec.serving.answers.service import Service, now_ms
+from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.carry_over import Carried, carry_over, keep_vectors
 from mmrec.serving.deployment.choice import Choice, Names
 from mmrec.serving.deployment.deployment import Active, Deployment
@@ -19,7 +19,7 @@ from mmrec.serving.deployment.model_folder import ModelFolder
 from mmrec.serving.deployment.self_check import Checked, check
 from mmrec.serving.problems import ProblemError, places_of
 from mmrec.serving.stores.store import StoreFailureError
-from mmrec.serving.trace import Trace
+from mmrec.serving.trace import Trace, now_ms
 
 Step = Literal["loading", "checking", "carrying over", "switching", "done", "failed"]
 Outcome = Literal["switched", "rolled_back", "failed"]

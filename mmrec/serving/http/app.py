@@ -11,7 +11,7 @@ from pydantic import BaseModel
 import mmrec
 from mmrec.errors import MissingExtraError
 from mmrec.serving import schemas
-from mmrec.serving.answers.service import Parts, Service
+from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.admin import Admin
 from mmrec.serving.deployment.admin_schemas import AdminModelAnswer, RollbackRequest, SwapRequest
 from mmrec.serving.deployment.choice import UNCHOSEN
@@ -29,6 +29,7 @@ from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.request_log import RequestLog
 from mmrec.serving.http.route_work import answers, asked, numbers, path_id, told
 from mmrec.serving.http.studio_routes import add_studio
+from mmrec.serving.posts.references import Parts
 from mmrec.serving.trace import Trace
 
 try:

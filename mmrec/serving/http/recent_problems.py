@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 
 from mmrec.serving.problems import ProblemError
-from mmrec.serving.trace import Trace
+from mmrec.serving.trace import Trace, now_ms
 
 KEPT = 50
 
@@ -47,7 +46,7 @@ class RecentProblems:
     def add(self, trace: Trace, status: int, error: Exception) -> None:
         """Keep a refusal.  Of errors that are no refusals of the service's own only the class is kept."""
         reason = f"expected {error.expected}" if isinstance(error, ProblemError) else type(error).__name__
-        refusal = Refusal(time.time_ns() // 1_000_000, trace.request_id, trace.route, status, reason)
+        refusal = Refusal(now_ms(), trace.request_id, trace.route, status, reason)
         with self._lock:
             self._kept.append(refusal)
             self.total += 1

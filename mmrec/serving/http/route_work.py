@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mmrec.serving import schemas
-from mmrec.serving.answers.service import Parts
 from mmrec.serving.http.body import Payload, parse, split_body
+from mmrec.serving.posts.references import Parts
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.trace import Trace
 

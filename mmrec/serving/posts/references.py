@@ -12,6 +12,8 @@ from mmrec.serving.limits import Limits
 from mmrec.serving.posts.post_vectors import Content
 from mmrec.serving.schemas import Attribute, Image
 
+Parts = Mapping[str, bytes]
+"""The pictures of a multipart request, by name."""
 PART = "part:"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
@@ -19,7 +21,7 @@ _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 def content_of(
     caption: str | None,
     image: Image | str | Sequence[Image | str] | None,
-    parts: Mapping[str, bytes],
+    parts: Parts,
     limits: Limits,
     attributes: Mapping[str, Attribute] | None = None,
 ) -> Content:
@@ -55,7 +57,7 @@ def name_of(item_id: str | int | None, position: int) -> str | int:
     return item_id if item_id is not None else f"new:{position}"
 
 
-def _picture(image: Image | str, parts: Mapping[str, bytes]) -> bytes:
+def _picture(image: Image | str, parts: Parts) -> bytes:
     if isinstance(image, Image):
         return _decoded(image.base64)
     data = _DATA.match(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.live_items import Item, LiveItems
 from mmrec.serving.posts.post_vectors import Encoded, PostVectors
-from mmrec.serving.posts.references import content_of, name_of
+from mmrec.serving.posts.references import Parts, content_of, name_of
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.schemas import Candidate, RawPost
 from mmrec.serving.trace import Trace
@@ -61,7 +61,7 @@ class Resolver:
     def resolve(
         self,
         entries: Sequence[Candidate],
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
         *,
         find: Callable[[str], Item | None] | None = None,
@@ -82,7 +82,7 @@ class Resolver:
     def start(
         self,
         entries: Sequence[Candidate],
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
         find: Callable[[str], Item | None],
     ) -> list[Started]:
@@ -97,7 +97,7 @@ class Resolver:
         self,
         entry: Candidate,
         position: int,
-        parts: Mapping[str, bytes],
+        parts: Parts,
         trace: Trace,
         find: Callable[[str], Item | None],
     ) -> Started:

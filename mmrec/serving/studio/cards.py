@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmrec.serving.answers.service import Parts, Service
+from mmrec.serving.answers.service import Service
 from mmrec.serving.posts.live_items import Item
+from mmrec.serving.posts.references import Parts
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.studio.schemas import Card, CardsAnswer, CardsRequest
 from mmrec.serving.trace import Trace

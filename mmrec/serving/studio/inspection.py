@@ -14,10 +14,10 @@ from mmrec.search.index import Vectors
 from mmrec.serving.answers.askers import Asking
 from mmrec.serving.answers.rerank import nearest_posts
 from mmrec.serving.answers.searching import as_ask
-from mmrec.serving.answers.service import Parts, Service
+from mmrec.serving.answers.service import Service
 from mmrec.serving.posts.live_items import Hit
 from mmrec.serving.posts.post_vectors import Content, Encoded
-from mmrec.serving.posts.references import content_of
+from mmrec.serving.posts.references import Parts, content_of
 from mmrec.serving.studio.audience import Audience, Crowd
 from mmrec.serving.studio.cards import Cards
 from mmrec.serving.studio.schemas import Audience as AudienceNote
