@@ -133,10 +133,29 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
         assert {name for name in IMPORTS if reaches(name, library)} <= allowed, library
 
 
-@pytest.mark.parametrize("room", ["stores", "posts", "model", "answers", "figures"])
-def test_rooms_of_the_service_know_no_http(room: str) -> None:
-    users = {name for name in modules(f"mmrec.serving.{room}") if reaches(name, "mmrec.serving.http")}
-    assert not users
+SERVING_ROOMS = ("http", "deployment", "studio", "figures", "answers", "posts", "model", "stores")
+"""Rooms of the service, the highest first: each knows those after it, and none before it."""
+
+
+@pytest.mark.parametrize("room", SERVING_ROOMS)
+def test_rooms_of_the_service_know_none_above_them(room: str) -> None:
+    above = SERVING_ROOMS[: SERVING_ROOMS.index(room)]
+    own = modules(f"mmrec.serving.{room}")
+    assert own
+    wrong = {(name, high) for name in own for high in above if reaches(name, f"mmrec.serving.{high}")}
+    assert not wrong
+
+
+def test_rooms_of_the_service_are_all_in_that_order_and_what_they_share_knows_none() -> None:
+    rooms = {path.parent.name for path in (ROOT / "mmrec/serving").glob("*/__init__.py")}
+    assert rooms == set(SERVING_ROOMS)
+    tested = {path.parent.name for path in (ROOT / "tests/serving").glob("*/test_*.py")}
+    assert tested <= rooms, "tests lie in the rooms of what they test"
+    shared = [
+        name for name in modules("mmrec.serving") if name.removeprefix("mmrec.serving.").split(".")[0] not in rooms
+    ]
+    assert "mmrec.serving.schemas" in shared
+    assert not {(name, room) for name in shared for room in rooms if reaches(name, f"mmrec.serving.{room}")}
 
 
 def test_no_pickle_no_eval() -> None:
