@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from mmrec.batch import ImageContent
 from mmrec.commands.export import export_run
 from mmrec.commands.train import train_run
 from mmrec.config import Config, validate
+from mmrec.encoders.image import ImageEncoder
+from mmrec.encoders.timm_image import TimmStack
 from mmrec.feed.items import ItemReader, Modality, optional_links
 from mmrec.inference.device_contents import DeviceContents, device_room, keep_on_device
 from mmrec.inference.recommender import Recommender
@@ -24,6 +27,7 @@ from mmrec.training.checkpoint import checkpoints
 from mmrec.training.precision import mixed_precision
 from mmrec.training.profile import Profile
 from mmrec.training.transfer import send_ahead
+from tests.encoders.tiny_models import efficientnet, lively
 from tests.model.samples import POSTS, item_batch, item_encoder
 from tests.tiny_run import TinyEncoders, TinyFeed, changed, tiny_config
 from tests.training.test_waiting import CATALOGUE, DIM, batch, loss, model
@@ -123,6 +127,22 @@ def test_what_is_computed_again_draws_the_same(monkeypatch: pytest.MonkeyPatch) 
     torch.manual_seed(0)
     for mine, expected in zip(again, gradients(), strict=True):
         torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("trunk_blocks", [0, 2])
+def test_a_filled_batch_of_pictures_comes_to_what_it_comes_to_on_a_cpu(trunk_blocks: int) -> None:
+    """35 pictures go through a convolutional network as 36."""
+    stack = TimmStack(lively(efficientnet()), side=32)
+    encoder = ImageEncoder(stack, trunk_blocks=trunk_blocks, mean=(0.5,) * 3, std=(0.5,) * 3)
+    pictures = ImageContent(pixels=torch.randint(0, 256, (35, 3, 32, 32), dtype=torch.uint8))
+    found = []
+    for device in (torch.device("cpu"), CUDA):
+        encoder.to(device).zero_grad()
+        states = encoder(pictures.to(device)).states
+        states.square().mean().backward()
+        found.append([states.detach().cpu(), *(p.grad.cpu() for p in encoder.parameters() if p.grad is not None)])
+    for mine, expected in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_a_resumed_training_goes_on_where_it_was(

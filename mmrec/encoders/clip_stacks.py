@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrec.encoders.image import map_to_tokens, tokens_to_map
+from mmrec.encoders.patches import multiply_patches
 from mmrec.encoders.tuning import Layers
 from mmrec.errors import ConfigError
 
@@ -105,6 +106,7 @@ class OpenClipVitStack:
             raise ConfigError(
                 "an image half without attention pooling", got=type(visual).__name__, where="encoders (open_clip)"
             )
+        multiply_patches(visual)
         self._visual = visual
         self._norm = cast("nn.Module", visual.ln_post)
         self._embed = cast("Callable[[Tensor], Tensor]", visual._embeds)
@@ -113,6 +115,7 @@ class OpenClipVitStack:
         self.dim = int(cast("int", transformer.width))
         self.side = side
         self.class_token = True
+        self.maps = False
 
     def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the patch embedding and the first ``stop`` blocks, and the final norm when these are all."""
@@ -143,6 +146,7 @@ class ResNetStack:
         self.dim = int(stages[-1][-1].bn3.num_features)  # type: ignore[index]
         self.side = side
         self.class_token = False
+        self.maps = True
 
     def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the stem and the first ``stop`` stages."""

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmrec.encoders.image import Channels, map_to_tokens, tokens_to_map
+from mmrec.encoders.patches import multiply_patches
 from mmrec.encoders.tuning import Layers
 from mmrec.encoders.weights import HUB, LOCAL, find_weights, prefixed_source, read_statistics, seeded, unusable_model
 from mmrec.errors import ConfigError, near_names
@@ -92,8 +93,10 @@ class TimmStack:
     """
 
     def __init__(self, model: nn.Module, *, side: int) -> None:
+        multiply_patches(model)
         self._model = model
         self._parts = _take_apart(model)
+        self.maps = self._parts is None or self._parts.maps
         if self._parts is None:
             self.layers = Layers(model, (model,))
         else:

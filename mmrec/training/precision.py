@@ -25,12 +25,17 @@ def fit_attention(device: torch.device, *, narrow: bool) -> Iterator[None]:
     """Choose how attention is computed, for a forward pass and a backward pass that may repeat parts of it.
 
     On a CPU the backward pass of torch's fused attention is several times slower in bfloat16 than in float32, and
-    slower than plain matrix products; there attention is made of these.
+    slower than plain matrix products; there attention is made of these.  On a GPU cuDNN's is left out, which torch
+    asks first: it plans for every shape that it has not seen, and hardly two batches have the same shapes.
 
     Args:
         device: where the model is.
         narrow: whether it runs in bfloat16.
     """
+    if device.type == "cuda":
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
+        return
     if not narrow or device.type != "cpu":
         yield
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -35,7 +36,7 @@ from mmrec.storage import RaggedArray
 from mmrec.training.compilation import compile_blocks
 from mmrec.training.loss import TrainingLoss
 from mmrec.training.operations import matrix_peak, operation_counter
-from mmrec.training.precision import mixed_precision
+from mmrec.training.precision import fit_attention, mixed_precision
 from mmrec.training.transfer import send_ahead
 
 HALF = (0.5, 0.5, 0.5)
@@ -178,7 +179,7 @@ class Trial:
 
     def learn(self, batch: HistoryBatch) -> None:
         """Take a step on a batch that lies on the device."""
-        with mixed_precision(self.device, enabled=self.device.type == "cuda"):
+        with self._precision():
             output = self.model(batch)
         torch.autograd.backward(self.loss(output, batch, self.bank).total)
         self._finish("mmrec", self.model)
@@ -186,11 +187,18 @@ class Trial:
     def encode_only(self, number: int) -> None:
         """Run the encoders forward and backward on the same distinct contents: the floor."""
         batch: HistoryBatch = self.batches[number % BATCHES]
-        with mixed_precision(self.device, enabled=self.device.type == "cuda"):
+        with self._precision():
             states = [self.encoders[name](part.content).states for name, part in batch.items.parts.items()]
         torch.autograd.backward([state.float().mean() for state in states])
         for encoder in self.encoders.values():
             encoder.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Run a forward pass as a training does."""
+        narrow = self.device.type == "cuda"
+        with fit_attention(self.device, narrow=narrow), mixed_precision(self.device, enabled=narrow):
+            yield
 
     @cached_property
     def operations(self) -> float:

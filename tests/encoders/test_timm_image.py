@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from mmrec.batch import ImageContent
-from mmrec.encoders.image import ImageEncoder
+from mmrec.encoders.image import ImageEncoder, round_number, run_filled
 from mmrec.encoders.timm_image import TimmStack, load_timm_model
 from mmrec.encoders.tuning import choose_trunk_blocks
 from mmrec.errors import ConfigError
@@ -94,6 +94,27 @@ def test_pictures_are_normalised_inside() -> None:
     encoder.model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     tokens = encoder(ImageContent(torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)))
     torch.testing.assert_close(tokens.states, torch.tensor([[1.0, -1.0, (0.2 - 1.0) / 2.0]]))
+
+
+def test_a_filled_batch_gives_what_the_batch_gives_in_value_and_gradient() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten()).eval()
+    pictures = torch.randn(5, 3, 8, 8)
+    found = []
+    for size in (5, 8):
+        given = pictures.clone().requires_grad_()
+        output = run_filled(given, network, size=size)
+        network.zero_grad()
+        output.square().sum().backward()
+        found.append([output, given.grad, *(parameter.grad.clone() for parameter in network.parameters())])  # type: ignore[union-attr]
+    for plain, filled in zip(*found, strict=True):
+        torch.testing.assert_close(filled, plain)
+
+
+def test_round_numbers_are_few_and_near() -> None:
+    numbers = [round_number(count) for count in range(1, 4097)]
+    assert all(count <= number <= count * 17 / 16 for count, number in enumerate(numbers, 1))
+    assert numbers[:16] == list(range(1, 17))
+    assert len(set(numbers[1024:2048])) == 16
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3])
