@@ -303,10 +303,9 @@ def _build_user_encoder(config: Config, *, num_events: int) -> UserEncoder:
     user, dim = config.model.user, config.model.dim
     events = num_events if user.events else 0
     match user.kind:
-        case "transformer" | "ligr" | "hstu":
+        case "transformer":
             return TransformerUserEncoder(
                 dim=dim,
-                layer=user.kind,
                 num_layers=user.layers,
                 num_heads=user.heads,
                 max_length=config.train.history_length,

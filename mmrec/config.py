@@ -73,13 +73,12 @@ class Fusion(Settings):
 class User(Settings):
     """How a history becomes a user vector."""
 
-    kind: Literal["transformer", "ligr", "hstu", "gru", "mean"] = "transformer"
-    """transformer: causal, pre-norm; ligr: the same with gated branches; hstu: attention without softmax; gru; mean of the
-    items."""
+    kind: Literal["transformer", "gru", "mean"] = "transformer"
+    """transformer: causal, pre-norm; gru; mean of the items."""
     layers: Positive = 2
     """Layers (all but mean)."""
     heads: Positive = 4
-    """Attention heads (transformer, ligr, hstu)."""
+    """Attention heads (transformer)."""
     dropout: Share = 0.2
     """Dropout on inputs, attention and feed-forward."""
     events: bool = True
@@ -110,7 +109,7 @@ class Model(Settings):
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Model:
         for part in (self.fusion, self.user):
-            if part.kind in {"bottleneck", "transformer", "ligr", "hstu"} and self.dim % part.heads:
+            if part.kind in {"bottleneck", "transformer"} and self.dim % part.heads:
                 raise ValueError(f"dim {self.dim} must be a multiple of the {part.heads} heads of the {part.kind}")
         return self
 

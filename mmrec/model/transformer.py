@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +12,7 @@ from mmrec.batch import UserBatch
 from mmrec.model.dropout import Dropout
 from mmrec.model.instants import instant_ranks, mean_over, simultaneous, visible
 from mmrec.model.user_encoder import EventFeatures, small_embedding
-from mmrec.model.user_layers import GatedLayer, HstuLayer, TransformerLayer
-
-LAYERS = {"transformer": TransformerLayer, "ligr": GatedLayer, "hstu": HstuLayer}
+from mmrec.model.user_layers import TransformerLayer
 
 
 class TransformerUserEncoder(nn.Module):
@@ -33,7 +30,6 @@ class TransformerUserEncoder(nn.Module):
         dropout: dropout on inputs, attention and feed-forward.
         num_events: names of events; 0 ignores them.
         time_gaps: embed the time since the previous instant.
-        layer: what its layers are.
     """
 
     def __init__(
@@ -46,14 +42,13 @@ class TransformerUserEncoder(nn.Module):
         dropout: float = 0.0,
         num_events: int = 0,
         time_gaps: bool = False,
-        layer: Literal["transformer", "ligr", "hstu"] = "transformer",
     ) -> None:
         super().__init__()
         self.positions = small_embedding(max_length, dim)
         self.features = EventFeatures(dim=dim, num_events=num_events, time_gaps=time_gaps)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
-            LAYERS[layer](dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
+            TransformerLayer(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
