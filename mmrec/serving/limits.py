@@ -36,7 +36,7 @@ class Limits:
             process counts for itself.
         burst: requests of a key that may come at once before ``rate`` holds.
         loopback_rate: requests a second of all callers without a key together, where none is needed; 0: any number.
-        posts_waiting: posts that wait to be encoded.
+        posts_waiting: posts that wait to be encoded; a request that brings more than there is room for is refused.
         batch_posts: posts that are encoded together.
         batch_tokens: tokens of text, patches of pictures and entries of histories that are encoded together; a job that
             has more is encoded alone.

@@ -134,7 +134,7 @@ class About:
             self._service.recommender.vectors.readable(post)
         except MmrecError:
             return np.array(self._service.items.exported.full[0])
-        return trace.wait(self._service.worker.encode_post(post))
+        return trace.wait(self._service.worker.encode_posts([post])[0])
 
     def _attributes(self, item: Item) -> dict[str, Attribute]:
         exported = self._service.items.exported

@@ -57,10 +57,8 @@ def embed(service: Service, request: EmbeddingRequest, parts: Parts, trace: Trac
         raise too_many("entries", limit=service.limits.posts, got=len(inputs), where="input")
 
     contents = [settled(partial(_content, entry, parts, service.limits)) for entry in inputs]
-    with trace.stage("decode"):
-        coming = [
-            one if isinstance(one, MmrecError) else settled(partial(service.posts.start, one)) for one in contents
-        ]
+    with trace.stage("decode"), service.posts.together() as start:
+        coming = [one if isinstance(one, MmrecError) else settled(partial(start, one)) for one in contents]
     with trace.stage("encode"):
         encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one)) for one in coming]
     good = [one for one in encoded if isinstance(one, Encoded)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -48,7 +48,7 @@ class Publishing:
             RequestError: a post that cannot be read.
             StoreFailureError: it could not be kept.
         """
-        content, coming = self._start(request, parts, trace)
+        content, coming = self._start(request, parts, trace, self._service.posts.start)
         with trace.stage("encode"):
             encoded = trace.wait(coming)
         trace.posts.append(encoded.present)
@@ -74,11 +74,12 @@ class Publishing:
             raise too_many("posts", limit=limit, got=len(posts), where="items", fix="Send several requests.")
         started: list[tuple[Content, Future[Encoded]] | MmrecError] = []
         names: set[str] = set()
-        for post in posts:
-            again = str(post.item_id) in names
-            names.add(str(post.item_id))
-            twice = RequestError("an id that no post before has", got=repr(post.item_id))
-            started.append(twice if again else settled(partial(self._start, post, parts, trace)))
+        with self._service.posts.together() as start:
+            for post in posts:
+                again = str(post.item_id) in names
+                names.add(str(post.item_id))
+                twice = RequestError("an id that no post before has", got=repr(post.item_id))
+                started.append(twice if again else settled(partial(self._start, post, parts, trace, start)))
         with trace.stage("encode"):
             encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one[1])) for one in started]
         trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
@@ -101,14 +102,16 @@ class Publishing:
             results = list(writers.map(put, range(len(posts))))
         return PublishBatchAnswer(request_id=trace.request_id, results=results, items=len(self._items))
 
-    def _start(self, request: PublishRequest, parts: Parts, trace: Trace) -> tuple[Content, Future[Encoded]]:
+    def _start(
+        self, request: PublishRequest, parts: Parts, trace: Trace, start: Callable[[Content], Future[Encoded]]
+    ) -> tuple[Content, Future[Encoded]]:
         """Check and decode a post and have it encoded."""
         trace.left()
         read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
         content = content_of(request.caption, request.image, parts, self._service.limits, read)
         check_attributes(self._items.exported, request.attributes)
         with trace.stage("decode"):
-            return content, self._service.posts.start(content)
+            return content, start(content)
 
     def _put(self, item_id: str, request: PublishRequest, content: Content, encoded: Encoded) -> bool:
         """Keep and offer a post; return whether its id is new."""

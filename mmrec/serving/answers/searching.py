@@ -69,7 +69,9 @@ class Searching:
             halves = [(request.text, None), (None, request.image)]
         asked = [(text, image) for text, image in halves if text is not None or image]
         with trace.stage("decode"):
-            coming = [self._posts.start(content_of(text, image, parts, self._limits)) for text, image in asked]
+            contents = [content_of(text, image, parts, self._limits) for text, image in asked]
+            with self._posts.together() as start:
+                coming = [start(content) for content in contents]
         with trace.stage("encode"):
             encoded = [trace.wait(future) for future in coming]
         trace.posts += [one.present for one in encoded]

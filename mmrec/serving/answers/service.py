@@ -72,7 +72,7 @@ class Service:
         self.changes = PostChanges(self.items, store)
         self.worker = ModelWorker(self.recommender, self.limits, on_batch=on_batch or (lambda size: None))
         self.posts = PostVectors(
-            self.worker.encode_post,
+            self.worker.encode_posts,
             self.recommender.vectors.readable,
             side=int(str(self.catalogue.manifest.get("image_side", 224))),
             max_images=assembly.config.train.max_images,

@@ -62,22 +62,25 @@ class Batcher(Generic[_Job, _Result]):
         return self._thread.is_alive()
 
     def submit(self, job: _Job) -> Future[_Result]:
-        """Queue a job.
+        """Queue a job; see :meth:`submit_all`."""
+        return self.submit_all([job])[0]
+
+    def submit_all(self, jobs: Sequence[_Job]) -> list[Future[_Result]]:
+        """Queue jobs, all or none of them; they are run together where they fit a batch.
 
         Raises:
             ProblemError: too many wait, or the service is stopping.
         """
-        future: Future[_Result] = Future()
-        cost = self._cost_of(job)
+        entries = [(job, Future[_Result](), self._cost_of(job)) for job in jobs]
         with self._changed:
             if self._closed:
                 raise ProblemError(503, "a service that runs", got="one that is stopping", fix="Ask another replica.")
-            if len(self._queue) >= self._limit:
+            if len(self._queue) + len(entries) > self._limit:
                 raise overloaded("posts that wait to be encoded", limit=self._limit)
-            self._queue.append((job, future, cost))
-            self._waiting_cost += cost
+            self._queue += entries
+            self._waiting_cost += sum(cost for _, _, cost in entries)
             self._changed.notify()
-        return future
+        return [future for _, future, _ in entries]
 
     def do(self, job: _Job) -> Future[_Result]:
         """Do a job at once, in the calling thread, where nobody came beside the last one; queue it otherwise.

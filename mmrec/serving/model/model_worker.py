@@ -61,9 +61,14 @@ class ModelWorker:
         """Whether it takes more."""
         return self._pictures.alive and self._words.alive and self._users.alive
 
-    def encode_post(self, post: DecodedPost) -> Future[Vectors]:
-        """Return what will hold a post's score-ready vector, shape (width,)."""
-        return (self._pictures if post.pictures else self._words).submit(post)
+    def encode_posts(self, posts: Sequence[DecodedPost]) -> list[Future[Vectors]]:
+        """Return what will hold the posts' score-ready vectors, each of shape (width,)."""
+        coming: dict[int, Future[Vectors]] = {}
+        for batcher, sees in ((self._pictures, True), (self._words, False)):
+            places = [place for place, post in enumerate(posts) if bool(post.pictures) == sees]
+            if places:
+                coming |= dict(zip(places, batcher.submit_all([posts[place] for place in places]), strict=True))
+        return [coming[place] for place in range(len(posts))]
 
     def encode_users(self, jobs: Sequence[UserJob]) -> list[Future[Vectors]]:
         """Return what will hold users' score-ready vectors, each of shape (interests, width).
@@ -72,7 +77,7 @@ class ModelWorker:
         """
         if len(jobs) == 1:
             return [self._users.do(jobs[0])]
-        return [self._users.submit(job) for job in jobs]
+        return self._users.submit_all(jobs)
 
     def encode_item(self, job: ItemJob) -> Future[Vectors]:
         """Return what will hold an item's score-ready vector, shape (width,)."""

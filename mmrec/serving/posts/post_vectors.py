@@ -6,9 +6,11 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +63,23 @@ class Encoded:
     key: str
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """A post that this caller is the first to ask for."""
+
+    key: str
+    promise: Future[Encoded]
+    decoded: DecodedPost
+    present: tuple[str, ...]
+
+
 class PostVectors:
     """A cache of vectors in front of decoder and encoder.
 
     A picture is decoded in the thread that asks, and encoded with those of other requests.
 
     Args:
-        submit: encodes a decoded post, sooner or later.
+        submit: encodes decoded posts, sooner or later; all or none of them.
         readable: tells which modalities of a post the model reads.
         side: longest side in pixels that pictures are shrunk to, that of the prepared feed.
         max_images: pictures of a post that the model uses.
@@ -80,7 +92,7 @@ class PostVectors:
 
     def __init__(
         self,
-        submit: Callable[[DecodedPost], Future[npt.NDArray[np.float32]]],
+        submit: Callable[[Sequence[DecodedPost]], Sequence[Future[npt.NDArray[np.float32]]]],
         readable: Callable[[DecodedPost], tuple[str, ...]],
         *,
         side: int,
@@ -103,6 +115,32 @@ class PostVectors:
         Raises:
             ProblemError: too much waits already.
         """
+        with self.together() as start:
+            return start(content)
+
+    @contextmanager
+    def together(self) -> Iterator[Callable[[Content], Future[Encoded]]]:
+        """Gather posts: what is given works as :meth:`start`, and all posts are sent to the encoder at the end.
+
+        Decoding one takes longer than the encoder waits for the next, which would each be encoded alone.
+
+        Raises:
+            ProblemError: too much waits already.
+        """
+        gathered: list[_Claim] = []
+        try:
+            yield partial(self._start, gathered)
+            encodings = self._submit([claim.decoded for claim in gathered]) if gathered else []
+        except BaseException as error:
+            # Others may wait for these promises, so they are kept whatever happened here.
+            for claim in gathered:
+                self._settle(claim.key, claim.promise, error)
+            raise
+        for claim, encoding in zip(gathered, encodings, strict=True):
+            encoding.add_done_callback(partial(self._finish, claim))
+
+    def _start(self, gathered: list[_Claim], content: Content) -> Future[Encoded]:
+        """Return a promise; where nobody else has made it, decode the post and gather it."""
         key = content.key
         promise: Future[Encoded] = Future()
         with self._lock:
@@ -117,15 +155,11 @@ class PostVectors:
             self._coming[key] = promise
         try:
             decoded = self.decode(content)
-            present = self._readable(decoded)
-            encoding = self._submit(decoded)
+            gathered.append(_Claim(key, promise, decoded, self._readable(decoded)))
         except BaseException as error:
-            # Others may wait for this promise, so it is kept whatever happened here.
             self._settle(key, promise, error)
             if isinstance(error, ProblemError) or not isinstance(error, Exception):
                 raise
-            return promise
-        encoding.add_done_callback(lambda done: self._finish(key, promise, present, done))
         return promise
 
     def decode(self, content: Content) -> DecodedPost:
@@ -153,16 +187,14 @@ class PostVectors:
             raise RequestError("a picture of more than one pixel", got="1 x 1", fix="Leave the picture out.")
         return picture
 
-    def _finish(
-        self, key: str, promise: Future[Encoded], present: tuple[str, ...], done: Future[npt.NDArray[np.float32]]
-    ) -> None:
+    def _finish(self, claim: _Claim, done: Future[npt.NDArray[np.float32]]) -> None:
         error = done.exception()
         if error is not None and not isinstance(error, MmrecError):
             _LOG.error("a post could not be encoded: %s", type(error).__name__)
             error = RequestError("a post that the model can encode", got=type(error).__name__, fix="Change the post.")
         if error is None and not np.isfinite(done.result()).all():
             error = RequestError("a vector of finite numbers", got="others", fix="Change the post.")
-        self._settle(key, promise, error or Encoded(done.result(), present, key))
+        self._settle(claim.key, claim.promise, error or Encoded(done.result(), claim.present, claim.key))
 
     def _settle(self, key: str, promise: Future[Encoded], outcome: Encoded | BaseException) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from mmrec.inference.recommender import Recommender
 from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.live_items import Item, LiveItems
-from mmrec.serving.posts.post_vectors import Encoded, PostVectors
+from mmrec.serving.posts.post_vectors import Content, Encoded, PostVectors
 from mmrec.serving.posts.references import Parts, content_of, name_of
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.schemas import Candidate, RawPost
@@ -87,7 +87,8 @@ class Resolver:
         find: Callable[[str], Item | None],
     ) -> list[Started]:
         """Look ids up and have posts encoded, without waiting for them; see :meth:`resolve`."""
-        return [self._start(entry, number, parts, trace, find) for number, entry in enumerate(entries)]
+        with self._posts.together() as start:
+            return [self._start(entry, number, parts, trace, find, start) for number, entry in enumerate(entries)]
 
     def finish(self, started: Sequence[Started], trace: Trace) -> list[Resolved]:
         """Return what became of entries that were started."""
@@ -100,6 +101,7 @@ class Resolver:
         parts: Parts,
         trace: Trace,
         find: Callable[[str], Item | None],
+        start: Callable[[Content], Future[Encoded]],
     ) -> Started:
         """Look an id up, or decode a post and have it encoded."""
         post, item_id = (entry, entry.item_id) if isinstance(entry, RawPost) else (None, entry)
@@ -114,7 +116,7 @@ class Resolver:
         try:
             with trace.stage("decode"):
                 content = content_of(post.caption, post.image, parts, self._limits, post.attributes)
-                return name, self._posts.start(content)
+                return name, start(content)
         except ProblemError:
             raise
         except MmrecError as error:

@@ -89,7 +89,8 @@ class Inspection:
             return _Post(whole, {})
         left: dict[Removed, Content] = {"text": replace(content, caption=None), "image": replace(content, pictures=())}
         with trace.stage("encode"):
-            started = {name: posts.start(what) for name, what in left.items()}
+            with posts.together() as start:
+                started = {name: start(what) for name, what in left.items()}
             return _Post(whole, {name: trace.wait(future).vector for name, future in started.items()})
 
     def _nearest(self, vector: Vectors, *, k: int, own: str) -> list[Hit]:

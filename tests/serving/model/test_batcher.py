@@ -147,6 +147,22 @@ def test_a_full_queue_refuses() -> None:
     batcher.close()
 
 
+def test_jobs_of_one_caller_are_run_together_and_queued_all_or_none() -> None:
+    run = Doubler(held=True)
+    batcher = run.batcher(most=8, seconds=0.0, waiting=5)
+    first = batcher.submit(0)
+    while batcher.depth:  # until the thread holds it
+        pass
+    together = batcher.submit_all([1, 2, 3])
+    with pytest.raises(ProblemError):
+        batcher.submit_all([4, 5, 6])
+    more = batcher.submit_all([7, 8])
+    run.go.set()
+    assert [future.result(5) for future in [first, *together, *more]] == [0, 2, 4, 6, 14, 16]
+    assert run.batches == [1, 5]
+    batcher.close()
+
+
 def test_closing_finishes_what_waits_and_takes_no_more() -> None:
     run = Doubler(held=True)
     batcher = run.batcher(most=2, seconds=0.0)
