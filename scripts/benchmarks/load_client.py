@@ -28,11 +28,13 @@ class Ask:
         method: of HTTP.
         path: with its slash.
         body: JSON, or empty.
+        shared: so many requests in a row have the same number.
     """
 
     method: str
     path: str
     body: str = ""
+    shared: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,20 @@ class Answers:
 
 async def run(plan: Plan, stop: threading.Event) -> Answers:
     """Ask until the time is over, or ``stop`` is set."""
-    prepared = [tuple(part.encode() for part in (ask.method, ask.path, ask.body)) for ask in plan.asks]
+    prepared = [(ask.method.encode(), ask.path.encode(), ask.body.encode(), ask.shared) for ask in plan.asks]
     found, number = Answers(), plan.first
 
     def take() -> bytes:
         nonlocal number
-        method, path, body = prepared[number % len(prepared)]
+        method, path, body, shared = prepared[number % len(prepared)]
+        own = str(number // shared).encode()
         number += 1
-        data = body.replace(NUMBER.encode(), str(number).encode())
+        data = body.replace(NUMBER.encode(), own)
         return (
             b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (
                 method,
-                path.replace(NUMBER.encode(), str(number).encode()),
+                path.replace(NUMBER.encode(), own),
                 len(data),
                 data,
             )

@@ -31,6 +31,8 @@ from mmrec.inference.recommender import Recommender
 
 CLIENTS = (1, 8, 32)
 HISTORY, CANDIDATES, POSTS = 10, 100, 4
+SHARED = 8
+"""Users whose requests, one after the other, bring the same raw posts, as new posts of a feed are offered to many."""
 PICTURES = 64
 """Distinct pictures; every raw post has a caption of its own, so that none is found in the cache."""
 
@@ -121,7 +123,8 @@ def serve(
         yield _overhead_row(own, served, asks["score of 100 cached candidates"], device, shapes.seconds, limit)
         plain_command = [served.run, "--feed", served.feed, "--device", device]
         with service("field.serving", *plain_command, log=folder / "plain.log") as plain:
-            yield from _field_rows(own, plain, asks[RAW], shapes.seconds, rounds, limit)
+            for name, numbers in ((RAW, CLIENTS), (SHARED_RAW, CLIENTS[-1:])):
+                yield from _field_rows(own, plain, name, asks[name], numbers, shapes.seconds, rounds, limit)
         strict = size != "small"
         yield from publish_rows(own, served.captions, strict=strict)
         yield from swap_rows(own, asks, strict=strict)
@@ -129,6 +132,7 @@ def serve(
 
 
 RAW = f"score of {POSTS} raw posts"
+SHARED_RAW = f"score of {POSTS} raw posts for {SHARED} users"
 
 
 def _served(folder: Path, shapes: Shapes, device: str, run: Path | None, vectors: Path | None) -> Served:
@@ -151,8 +155,12 @@ def questions(served: Served, *, side: int) -> dict[str, list[Ask]]:
         caption = f"{served.captions[number % len(served.captions)]} {NUMBER} {number}"
         return {"caption": caption, "image": {"base64": pictures[number % PICTURES]}}
 
-    def ask(path: str, **body: object) -> Ask:
-        return Ask("POST", path, json.dumps(body))
+    def ask(path: str, *, shared: int = 1, **body: object) -> Ask:
+        return Ask("POST", path, json.dumps(body), shared)
+
+    def raw(number: int, shared: int = 1) -> Ask:
+        posts = [post(POSTS * number + place) for place in range(POSTS)]
+        return ask("/v1/score", shared=shared, history=some(HISTORY), candidates=posts)
 
     return {
         "score of 100 cached candidates": [
@@ -160,10 +168,8 @@ def questions(served: Served, *, side: int) -> dict[str, list[Ask]]:
         ],
         "recommend": [ask("/v1/recommend", history=some(HISTORY), k=20) for _ in range(100)],
         "search": [ask("/v1/search", text=f"{caption} {NUMBER}", k=10) for caption in served.captions[:100]],
-        RAW: [
-            ask("/v1/score", history=some(HISTORY), candidates=[post(POSTS * n + i) for i in range(POSTS)])
-            for n in range(PICTURES)
-        ],
+        RAW: [raw(number) for number in range(PICTURES)],
+        SHARED_RAW: [raw(number // SHARED, SHARED) for number in range(PICTURES * SHARED)],
     }
 
 
@@ -188,23 +194,30 @@ def _times(found: Sequence[Answers]) -> dict[str, float]:
 
 
 def _field_rows(
-    own: Service, plain: Service, asks: Sequence[Ask], seconds: float, rounds: int, limit: float | None
+    own: Service,
+    plain: Service,
+    name: str,
+    asks: Sequence[Ask],
+    numbers: Sequence[int],
+    seconds: float,
+    rounds: int,
+    limit: float | None,
 ) -> Iterator[Row]:
-    """Score raw posts on both sides in turns."""
-    for clients in CLIENTS:
+    """Score raw posts on both sides in turns, from so many clients."""
+    for clients in numbers:
         rates: dict[str, list[float]] = {"own": [], "plain": []}
         found: dict[str, list[Answers]] = {"own": [], "plain": []}
         for number in range(rounds):
-            for name, side in (("own", own), ("plain", plain))[:: 1 if number % 2 == 0 else -1]:
+            for whose, side in (("own", own), ("plain", plain))[:: 1 if number % 2 == 0 else -1]:
                 first = (1 + number) * 1_000_000_000 + clients * 1_000_000
                 answers = load(Plan(side.port, clients, seconds, asks, first=first, warm_up=2 * clients))
-                rates[name].append(max(len(answers.milliseconds), 1) / answers.seconds)
-                found[name].append(answers)
-        details = {f"{name} {what}": value for name in found for what, value in _times(found[name]).items()}
-        details |= {f"{name} requests/s": float(np.median(values)) for name, values in rates.items()}
+                rates[whose].append(max(len(answers.milliseconds), 1) / answers.seconds)
+                found[whose].append(answers)
+        details = {f"{whose} {what}": value for whose in found for what, value in _times(found[whose]).items()}
+        details |= {f"{whose} requests/s": float(np.median(values)) for whose, values in rates.items()}
         yield Row(
             "serve",
-            f"{RAW} over a plain handler without batching, {clients} clients",
+            f"{name} over a plain handler without batching, {clients} clients",
             ratios(rates["own"], rates["plain"]),
             target=limit if clients == max(CLIENTS) else None,
             details=details,

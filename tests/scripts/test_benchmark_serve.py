@@ -72,6 +72,11 @@ def test_clients_count_what_came_back(server: Server) -> None:
     assert NUMBER not in "".join(numbered)
 
 
+def test_some_in_a_row_are_the_same_where_they_are_to_be(server: Server) -> None:
+    load(Plan(server.server_port, 1, 0.0, [Ask("POST", "/good", NUMBER, shared=3)], first=300, warm_up=9))
+    assert server.bodies == [str(number // 3) for number in range(300, 309)]
+
+
 def test_clients_stop_when_they_are_told_to(server: Server) -> None:
     clients = Clients(Plan(server.server_port, 2, 600.0, [Ask("POST", "/good")]))
     while len(server.bodies) < 10:

@@ -142,14 +142,14 @@ def test_under_load_no_request_fails_and_none_mixes_models(server: Server) -> No
 def test_a_request_ends_with_the_model_that_it_began_with(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where that is retired meanwhile; and what it publishes is not lost to those that came after."""
     first, begun, go = hash_of(server), threading.Barrier(3), threading.Event()
-    start = server.service.posts.start
+    decode = server.service.posts.decode
 
     def wait(content: object) -> object:
         begun.wait(20)
         assert go.wait(20)
-        return start(content)  # type: ignore[arg-type]
+        return decode(content)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(server.service.posts, "start", wait)
+    monkeypatch.setattr(server.service.posts, "decode", wait)
     with ThreadPoolExecutor(2) as pool:
         scored = pool.submit(server.post, "score", {"user_id": "u01", "candidates": [{"caption": "red"}]})
         published = pool.submit(server.put, "late", SCARF)
