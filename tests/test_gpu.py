@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmrec.batch import ImageContent
 from mmrec.commands.export import export_run
 from mmrec.commands.train import train_run
 from mmrec.config import Config, validate
+from mmrec.contents import ImageContent
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.timm_image import TimmStack
 from mmrec.feed.items import ItemReader, Modality, optional_links

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from mmrec.assembly import Assembly, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
-from mmrec.batch import read_content
 from mmrec.build import BuiltEncoder, build_encoders
+from mmrec.contents import read_content
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.errors import ArtifactError
 from mmrec.evaluation.baselines import standard_baselines

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mmrec.assembly import Assembly
-from mmrec.batch import Content, StoredContent
 from mmrec.commands.encoding_work import WorkLog
+from mmrec.contents import Content, StoredContent
 from mmrec.feed.items import ContentSource, ItemReader
 from mmrec.model.item_encoder import ITEM_ID
 from mmrec.model.recommender import RecommenderModel

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mmrec.batch import AttributeContent, Content, TokenStates
+from mmrec.contents import AttributeContent, Content, TokenStates
 from mmrec.host import on_device
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmrec.batch import Content, TokenStates
+from mmrec.contents import Content, TokenStates
 from mmrec.host import on_device
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import Content, TokenStates
+from mmrec.contents import Content, TokenStates
 from mmrec.encoders.tuning import TOLERANCE, Layers, freeze_below, frozen_hash, group_by_depth, set_modes
 from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ConfigError

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from mmrec.batch import Content, ImageContent, TokenStates
+from mmrec.contents import Content, ImageContent, TokenStates
 from mmrec.encoders.cut import CutEncoder
 from mmrec.encoders.tuning import Layers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmrec.batch import Content, IdContent, TokenStates
+from mmrec.contents import Content, IdContent, TokenStates
 
 
 class ItemIdEncoder(nn.Module):

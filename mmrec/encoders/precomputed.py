@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmrec.batch import Content, TokenStates, VectorContent
+from mmrec.contents import Content, TokenStates, VectorContent
 
 
 class PrecomputedEncoder(nn.Module):

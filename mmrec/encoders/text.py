@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrec.batch import Content, TextContent, TokenStates
+from mmrec.contents import Content, TextContent, TokenStates
 from mmrec.encoders.buckets import run_ragged
 from mmrec.encoders.cut import CutEncoder
 from mmrec.encoders.tuning import Layers

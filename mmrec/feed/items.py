@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import Content, ItemBatch, Parts, StoredContent
+from mmrec.batch import ItemBatch, Parts
+from mmrec.contents import Content, StoredContent
 from mmrec.feed.catalogue import NO_CAPTION, Catalogue
 from mmrec.storage import RaggedArray
 

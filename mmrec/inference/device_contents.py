@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import Content, StoredContent
+from mmrec.contents import Content, StoredContent
 from mmrec.encoders.work import EncodingWork
 from mmrec.feed.items import ContentSource, ItemReader
 

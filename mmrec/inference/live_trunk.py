@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import Content, TokenStates, read_content
+from mmrec.contents import Content, TokenStates, read_content
 from mmrec.encoders.base import ContentEncoder
 from mmrec.feed.items import ContentSource
 from mmrec.inference.trunk_cache import TrunkDtype, round_states

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import AttributeContent, Content, ImageContent, ItemBatch, Parts, TextContent
+from mmrec.batch import ItemBatch, Parts
+from mmrec.contents import AttributeContent, Content, ImageContent, TextContent
 from mmrec.errors import RequestError, near_names
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.posts import DecodedPost

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from mmrec.batch import TextContent, TokenStates, read_content
+from mmrec.contents import TextContent, TokenStates, read_content
 from mmrec.encoders.base import ContentEncoder
 from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ArtifactError

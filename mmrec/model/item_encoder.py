@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mmrec.batch import IdContent, ItemBatch, Parts, read_content
+from mmrec.batch import ItemBatch, Parts
+from mmrec.contents import IdContent, read_content
 from mmrec.encoders.base import BlockEncoder, ContentEncoder
 from mmrec.host import on_device
 from mmrec.model.fusion import Fusion

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrec.batch import Parts, StoredContent, take
+from mmrec.batch import Parts
+from mmrec.contents import StoredContent, take
 
 
 def presence(parts: Mapping[str, Parts], modalities: Sequence[str], num_items: int) -> Bool[Tensor, "items modalities"]:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.batch import HistoryBatch, IdContent, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
+from mmrec.batch import HistoryBatch, ItemBatch, ModelOutput, Targets, UserBatch, UserStates
+from mmrec.contents import IdContent
 from mmrec.host import on_device
 from mmrec.model.gather import gather_plain, gather_rows, gather_sizes
 from mmrec.model.item_encoder import ITEM_ID, EncodedItems, ItemEncoder, Views

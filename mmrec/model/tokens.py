@@ -15,11 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmrec.batch import Movable, Parts, TokenStates
+from mmrec.batch import Parts
+from mmrec.contents import TokenStates
 from mmrec.encoders.base import mean_tokens
 from mmrec.host import on_device, ragged_places
 from mmrec.model.dropout import drop
 from mmrec.model.parts import presence
+from mmrec.movable import Movable
 
 EPSILON = 1e-5
 BLOCK_ITEMS, BLOCK_ITEMS_ON_DEVICE, MOST_BLOCKS = 256, 2048, 8

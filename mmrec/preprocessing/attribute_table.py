@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from mmrec.batch import AttributeContent
+from mmrec.contents import AttributeContent
 from mmrec.errors import ConfigError, near_names
 from mmrec.feed.catalogue import Catalogue
 from mmrec.preprocessing.attributes import AttributePreprocessor

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mmrec import columns
-from mmrec.batch import IdContent, ImageContent, TextContent, VectorContent
+from mmrec.contents import IdContent, ImageContent, TextContent, VectorContent
 from mmrec.errors import FeedError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.preprocessing.image import ImagePreprocessor

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrec.batch import HistoryBatch, ModelOutput, Movable
+from mmrec.batch import HistoryBatch, ModelOutput
 from mmrec.errors import ConfigError
 from mmrec.host import on_device
+from mmrec.movable import Movable
 from mmrec.objectives.contrastive import contrastive_loss
 from mmrec.objectives.negatives import Pairs, exclusion_pairs, log_inclusion_probability, window_pairs
 from mmrec.objectives.pairwise import bpr_loss, negative_scores, usable_negatives

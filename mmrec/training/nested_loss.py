@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from mmrec.batch import HistoryBatch, ModelOutput, Movable
+from mmrec.batch import HistoryBatch, ModelOutput
 from mmrec.errors import ConfigError
 from mmrec.model.scorer import shorten
+from mmrec.movable import Movable
 from mmrec.training.loss import LossTerms, TrainingLoss
 
 

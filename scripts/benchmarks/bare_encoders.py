@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import wait
-from mmrec.batch import ImageContent, TextContent
+from mmrec.contents import ImageContent, TextContent
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
 

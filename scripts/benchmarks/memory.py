@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from benchmarks.measure import Row, extra_memory
-from mmrec.batch import ItemBatch, Parts, TextContent
+from mmrec.batch import ItemBatch, Parts
+from mmrec.contents import TextContent
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.transformers_text import TransformersStack
 from mmrec.model.fusion import BottleneckFusion

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmrec.batch import HistoryBatch, ItemBatch, Parts, TextContent
+from mmrec.batch import HistoryBatch, ItemBatch, Parts
 from mmrec.build import BuiltEncoder
 from mmrec.commands.encoding_work import WorkLog
 from mmrec.commands.train import train_run
 from mmrec.config import Config, validate
+from mmrec.contents import TextContent
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.transformers_text import TransformersStack
 from mmrec.run_folder import RunFolder

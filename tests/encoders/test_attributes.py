@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmrec.batch import AttributeContent, StoredContent, take
+from mmrec.contents import AttributeContent, StoredContent, take
 from mmrec.encoders.attributes import AttributeEncoder
 
 SIZES = (3, 2, 4)

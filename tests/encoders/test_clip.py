@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from mmrec.batch import ImageContent, TextContent
+from mmrec.contents import ImageContent, TextContent
 from mmrec.encoders.clip import (
     OpenClipPair,
     load_open_clip,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import AttributeContent, Content, IdContent, ImageContent, TextContent, TokenStates, VectorContent
+from mmrec.contents import AttributeContent, Content, IdContent, ImageContent, TextContent, TokenStates, VectorContent
 from mmrec.encoders.attributes import AttributeEncoder
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.encoders.clip import load_open_clip, open_clip_image_stack, open_clip_text_stack

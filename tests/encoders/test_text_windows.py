@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrec.batch import TextContent, TokenStates
+from mmrec.contents import TextContent, TokenStates
 from mmrec.encoders.base import ContentEncoder
 from mmrec.encoders.text import TextEncoder, window_lengths
 from mmrec.encoders.transformers_text import TransformersStack

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from mmrec.batch import ImageContent
+from mmrec.contents import ImageContent
 from mmrec.encoders.image import ImageEncoder, round_number, run_filled
 from mmrec.encoders.timm_image import TimmStack, load_timm_model
 from mmrec.encoders.tuning import choose_trunk_blocks

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from mmrec.batch import TextContent
+from mmrec.contents import TextContent
 from mmrec.encoders.base import mean_tokens
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.transformers_text import (

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.batch import Content, HistoryBatch, VectorContent
+from mmrec.batch import HistoryBatch
+from mmrec.contents import Content, VectorContent
 from mmrec.feed.batches import START, Windows, collate, ordered_users, pad, ranks_within
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories

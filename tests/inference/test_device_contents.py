@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrec.batch import Content, ImageContent, StoredContent, TextContent, TokenStates, read_content
 from mmrec.commands import train as command
+from mmrec.contents import Content, ImageContent, StoredContent, TextContent, TokenStates, read_content
 from mmrec.encoders.work import EncodingWork
 from mmrec.feed.items import ItemReader, Modality, optional_links
 from mmrec.inference.device_contents import DeviceContents, device_room, keep_on_device

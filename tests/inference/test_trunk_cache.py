@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from mmrec.batch import Content, ImageContent, TextContent, TokenStates
+from mmrec.contents import Content, ImageContent, TextContent, TokenStates
 from mmrec.encoders.base import ContentEncoder, mean_tokens
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmrec import Post
-from mmrec.batch import Content, ImageContent, TextContent
 from mmrec.commands.train import train_run
 from mmrec.config import validate
+from mmrec.contents import Content, ImageContent, TextContent
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.errors import ArtifactError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import Content, IdContent, ImageContent, ItemBatch, Parts, TextContent, TokenStates
+from mmrec.batch import ItemBatch, Parts
+from mmrec.contents import Content, IdContent, ImageContent, TextContent, TokenStates
 from mmrec.model.fusion import BottleneckFusion
 from mmrec.model.item_encoder import ItemEncoder
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mmrec.batch import IdContent, ImageContent, Parts, TextContent, TokenStates, VectorContent
+from mmrec.batch import Parts
+from mmrec.contents import IdContent, ImageContent, TextContent, TokenStates, VectorContent
 from mmrec.model.parts import draw_dropped, presence, without
 
 

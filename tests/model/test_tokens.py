@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import Parts, TokenStates
+from mmrec.batch import Parts
+from mmrec.contents import TokenStates
 from mmrec.host import ragged_places
 from mmrec.model.tokens import ItemTokens, TokenAssembler, TokenProjection
 from tests.model.samples import randomise

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrec.batch import Content, ImageContent, ItemBatch, Parts, TextContent, TokenStates, UserBatch, VectorContent
+from mmrec.batch import ItemBatch, Parts, UserBatch
+from mmrec.contents import Content, ImageContent, TextContent, TokenStates, VectorContent
 from mmrec.encoders.base import BlockEncoder
 from mmrec.encoders.clip import load_open_clip, open_clip_image_stack, open_clip_text_stack
 from mmrec.encoders.cut import CutEncoder

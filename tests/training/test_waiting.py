@@ -6,17 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrec.batch import (
-    HistoryBatch,
-    IdContent,
-    ImageContent,
-    ItemBatch,
-    Parts,
-    StoredContent,
-    Targets,
-    TextContent,
-    UserBatch,
-)
+from mmrec.batch import HistoryBatch, ItemBatch, Parts, Targets, UserBatch
+from mmrec.contents import IdContent, ImageContent, StoredContent, TextContent
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.item_id import ItemIdEncoder
 from mmrec.encoders.text import TextEncoder

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.batch import UserBatch, read_content
+from mmrec.batch import UserBatch
+from mmrec.contents import read_content
 from mmrec.feed.batches import ordered_users, pad
 from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
