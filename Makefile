@@ -23,6 +23,9 @@ check: $(STAMP)
 	MYPYPATH=scripts $(BIN)/mypy -p benchmarks -p field -p peers
 	$(BIN)/python -m pytest -q tests/test_rules.py
 
+# Bytecode is kept whatever the environment says: each process would compile all modules, checks of types and all, anew.
+check test: export PYTHONDONTWRITEBYTECODE =
+
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 

@@ -17,8 +17,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import PARTS, Part
 from benchmarks.measure import Row, describe_machine
+from benchmarks.parts import PARTS, Part
 from benchmarks.serve import serve
 
 from mmrec.process import keep_freed_memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -17,7 +18,17 @@ install_import_hook(["mmrec", "data_tools"], "beartype.beartype")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.tiny_run", "tests.attribute_run", "tests.ray_cluster", "tests.databases", "tests.translations"]
+FIXTURES = ["tests.tiny_run", "tests.attribute_run", "tests.ray_cluster", "tests.databases", "tests.translations"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import the fixtures, and with them all of mmrec: not in a process that only hands tests out to others, which would
+    wait for it.
+    """
+    if config.getoption("dist", "no") == "no":
+        for name in FIXTURES:
+            config.pluginmanager.import_plugin(name)
+
 
 # A machine with other work is no reason to fail.
 settings.register_profile("mmrec", deadline=None)

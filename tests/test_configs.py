@@ -114,7 +114,13 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "feed"
 
 
-SMALL = ["train.batch_users=8", "train.history_length=8", "train.epochs=5", "train.patience=5", "train.trackers=[]"]
+SMALL = [
+    "train.batch_users=8",
+    "train.history_length=8",
+    "train.epochs=5",
+    "train.evaluate_every=5",
+    "train.trackers=[]",
+]
 
 
 def stand_ins(name: str, encoders: TinyEncoders) -> list[str]:

@@ -73,7 +73,7 @@ class Shapes:
 
 
 FULL = {
-    "small": Shapes(8, (64, 2, 2), ("vit_tiny_patch16_224", 2, 32), 32, 64, 1),
+    "small": Shapes(3, (32, 2, 2), ("vit_tiny_patch16_224", 2, 32), 32, 16, 1),
     "cpu": Shapes(64, (256, 2, 4), ("vit_tiny_patch16_224", 2, 64), 128, 64, 1),
     "gpu": Shapes(512, (768, 12, 12), ("vit_base_patch32_224", None, 224), 256, 64, 1),
 }

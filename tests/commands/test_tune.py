@@ -412,7 +412,9 @@ class TestWorkers:
         with pytest.raises(ConfigError, match=r"its own workers, got 2 under a launcher.*--workers"):
             tuning(1)
 
-    def test_share_the_trials_and_stop_together(self, tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_share_the_trials_and_stop_together(
+        self, tuning: Tuning, play: Play, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
         def reporters() -> set[str]:
@@ -442,6 +444,8 @@ class TestWorkers:
         # are pruned.
         ended = [record.number for record in before if record.state in ("complete", "pruned")]
         assert 0 < len(ended) < 99
+        # What the workers left is gone on with; that trials train is tested above.
+        play(lambda number, epoch: 0.0)
         result = tuning(len(ended) + 2)
         assert set(states(result)) <= {"complete", "pruned", "cut off"}
         assert sum(state != "cut off" for state in states(result)) == len(ended) + 2

@@ -91,7 +91,7 @@ def assert_same(found: Ranks, expected: Ranks) -> None:
         assert len(set(real.tolist())) == len(real)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     num_items=st.integers(1, 40),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import ablation
@@ -14,6 +16,7 @@ import yaml
 
 from mmrec.evaluation.comparison import compare
 from mmrec.run_folder import RunFolder
+from mmrec.storage import write_json
 from tests.tiny_run import TinyEncoders, TinyFeed, tiny_config, write_config
 
 
@@ -22,17 +25,32 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return ablation.main()
 
 
+@pytest.fixture(scope="module")
+def base_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is trained and evaluated."""
+    from mmrec.commands.evaluate import evaluate_run
+
+    run = tmp_path_factory.mktemp("ablation") / "base"
+    shutil.copytree(tiny_run, run)
+    evaluate_run(run, knockouts=False, device="cpu")
+    return run
+
+
 def test_variants_are_trained_and_compared_in_pairs(
+    base_run: Path,
     tiny_feed: TinyFeed,
     tiny_encoders: TinyEncoders,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = write_config(tmp_path / "config.yaml", tiny_config(tiny_encoders, train={"epochs": 1}))
+    """The ablation was stopped after its first run; the other one, in processes of its own, is done here."""
+    config = write_config(tmp_path / "config.yaml", tiny_config(tiny_encoders))
     variants = tmp_path / "variants.yaml"
     variants.write_text(yaml.safe_dump({"no ids": ["encoders.item_id=none"]}), encoding="utf-8")
     out = tmp_path / "out"
+    shutil.copytree(base_run, out / "base-0")
+    write_json(out / "base-0" / "trained.json", {"seconds": 1.0})
     words = [str(config), "--feed", str(tiny_feed.prepared), "--variants", str(variants), "--out", str(out)]
     assert run(monkeypatch, *words, "--jobs", "2") == 0
     found = json.loads((out / "table.json").read_text(encoding="utf-8"))
@@ -55,13 +73,51 @@ def test_variants_are_trained_and_compared_in_pairs(
     assert {row["seeds"] for row in two} == {2}
 
 
-def test_a_mean_over_seeds_is_a_mean_case_by_case(tiny_run: Path) -> None:
-    from mmrec.commands.evaluate import evaluate_run
+@pytest.mark.parametrize(
+    ("done", "commands"),
+    [
+        ([], [["train"], ["evaluate"]]),
+        (["run.json"], [["train", "--resume"], ["evaluate"]]),
+        (["run.json", "trained.json"], [["evaluate"]]),
+        (["run.json", "trained.json", "evaluation/validation/cases.parquet"], []),
+    ],
+)
+def test_a_run_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str], commands: list[list[str]]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ablation, "_mmrec", lambda words, log: asked.append([str(word) for word in words]))
+    folder = tmp_path / "no_ids-3"
+    for name in done:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    folder.mkdir(exist_ok=True)
+    job = ablation.Job("no ids", 3, ("encoders.item_id=none",), folder)
+    ablation.Plan(tmp_path / "config.yaml", tmp_path / "feed", "validation", "cpu").run(job)
+    assert [[word for word in words if word in {"train", "evaluate", "--resume"}] for words in asked] == commands
+    for words in asked:
+        if words[0] == "train":
+            assert {"encoders.item_id=none", "train.seed=3", str(folder), "cpu"} < set(words)
+            assert (folder / "trained.json").is_file()
 
-    evaluate_run(tiny_run, knockouts=False, device="cpu")
-    setting = ablation.CaseTable.load(RunFolder(tiny_run).evaluation("validation")).settings[0]
-    one = ablation.answers([tiny_run], "validation", setting)
-    twice = ablation.answers([tiny_run, tiny_run], "validation", setting)
+
+def test_runs_go_at_once_and_those_that_fail_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def fail_the_first(job: ablation.Job) -> None:
+        both.wait()
+        if job.seed == 0:
+            raise subprocess.CalledProcessError(1, "mmrec")
+
+    jobs = [ablation.Job("base", seed, (), tmp_path / f"base-{seed}") for seed in (0, 1)]
+    assert ablation.run_all(jobs, fail_the_first, at_once=2) == ["base-0"]
+    assert f"see {tmp_path / 'base-0.log'}" in capsys.readouterr().out
+
+
+def test_a_mean_over_seeds_is_a_mean_case_by_case(base_run: Path) -> None:
+    setting = ablation.CaseTable.load(RunFolder(base_run).evaluation("validation")).settings[0]
+    one = ablation.answers([base_run], "validation", setting)
+    twice = ablation.answers([base_run, base_run], "validation", setting)
     np.testing.assert_allclose(twice.metrics["hr@10"], one.metrics["hr@10"])
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import PARTS
 from benchmarks.bare_encoders import bare_image, bare_text
 from benchmarks.encode import SHAPES as ENCODE_SHAPES
 from benchmarks.encode import CaptionSide, ItemSide, captions_alone, encode, mixed_feed
@@ -16,6 +15,7 @@ from benchmarks.grow import exponent, grow
 from benchmarks.growing_parts import EVENTS_AN_ITEM, Parts, write_raw
 from benchmarks.made_run import TINY, MadeRun, make_run
 from benchmarks.measure import Row
+from benchmarks.parts import PARTS
 from benchmarks.prepare import SIDE, jpeg, photo, prepare, variant, write_feed
 from benchmarks.processes import Finished, run_python
 from benchmarks.score import SHAPES as SCORE_SHAPES

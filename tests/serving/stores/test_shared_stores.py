@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mmrec.cli import main
 from mmrec.errors import ConfigError
+from mmrec.process import SWITCH
 from mmrec.serving.stores.store_place import StorePlace
 from tests.databases import WITHOUT_POSTGRES, WITHOUT_QDRANT, PostgresServer, local_qdrant
-from tests.serving.test_command import ENVIRONMENT, Process, mmrec
+from tests.serving.test_command import ENVIRONMENT, Process
 from tests.serving.test_workers import INDEX, WORKERS, Line, children, lines_to_each, until
 
 
@@ -63,16 +66,26 @@ def test_postgres_serves_two_processes_one_of_which_is_killed(process: Process) 
 
 @WITHOUT_QDRANT
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
-def test_files_of_qdrants_local_mode_are_refused(tiny_run: Path, served_vectors: Path, tmp_path: Path) -> None:
+def test_files_of_qdrants_local_mode_are_refused(
+    tiny_run: Path,
+    served_vectors: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from mmrec.serving.stores.qdrant_store import QdrantStore
 
     QdrantStore(local_qdrant(tmp_path / "local")).close()
     for text in (str(tmp_path / "local"), f"qdrant+{tmp_path}/local", f"qdrant+file://{tmp_path}/local"):
         with pytest.raises(ConfigError, match="start a Qdrant server"):
             StorePlace.parse(text)
-    options = ["--store", tmp_path / "local", "--workers", 2]
-    done = mmrec("serve", tiny_run, "--vectors", served_vectors, *options, cwd=tmp_path)
-    assert done.returncode != 0
-    assert "one process only" in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    options = ["--vectors", served_vectors, "--store", tmp_path / "local", "--workers", 2]
+    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setattr(sys, "argv", ["mmrec", "serve", *map(str, [tiny_run, *options])])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "one process only" in " ".join(said.split())
+    assert "Traceback" not in said
     assert not (tmp_path / "local" / "mmrec.sqlite").exists()
