@@ -58,11 +58,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; when the block ends well, it replaces ``path``.
+def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; when the block ends well, it becomes ``path``.
 
     Every file in it is flushed before the rename.  An existing ``path`` is moved aside first and removed last; a process
     that dies between the two renames leaves it aside, where :func:`recover_folder` finds it.
+
+    Args:
+        path: of the folder.
+        replace: put it in the place of what is there; otherwise what is there, also since a moment ago, stays and is never
+            away: for folders that are named for their content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
@@ -76,9 +81,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             flush(file)
         _flush_folder(partial)
         old = path.with_name(f"{path.name}{ASIDE}-{os.getpid()}")
-        if path.exists():
+        if replace and path.exists():
             path.replace(old)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            # A folder that is there and holds something is in the way of a rename.
+            if replace or not path.is_dir():
+                raise
         _flush_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:

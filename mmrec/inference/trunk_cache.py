@@ -300,7 +300,7 @@ def _write_shard(place: Path, keys: _Keys, states: TokenStates) -> None:
     hashes = keys.view(np.uint8).reshape(-1, HASH_BYTES)
     path = place / f"shard-{content_hash(hashes.tobytes())}"
     offsets = np.concatenate([[0], np.cumsum(states.lengths.numpy())]).astype(np.int64)
-    with atomic_folder(path) as partial:
+    with atomic_folder(path, replace=False) as partial:
         write_array(partial / "hashes.npy", hashes)
         RaggedArray(_to_disk(states.states), offsets).save(partial, "states")
 
