@@ -94,7 +94,7 @@ class OpenClipVitStack:
     """open_clip's vision transformer: class token and patches after the final norm, before pooling and projection.
 
     Args:
-        visual: an ``open_clip.transformer.VisionTransformer``.
+        visual: an ``open_clip.transformer.VisionTransformer``; its patches are multiplied from then on.
         side: side of its pictures in pixels.
 
     Raises:

@@ -88,7 +88,7 @@ class TimmStack:
     """A timm model that can be run in two parts; one of unknown structure is a single block.
 
     Args:
-        model: a timm model.
+        model: a timm model; its patches are multiplied from then on, see :func:`~mmrec.encoders.patches.multiply_patches`.
         side: side of a picture in pixels.
     """
 
