@@ -20,11 +20,9 @@ class PatchConvolution(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim rows columns"]:
         """Return what the convolution would; what is left of the picture beside whole patches is not read."""
-        batch, channels, *size = input.shape
-        (high, wide), (rows, columns) = (
-            self.stride,
-            (side // step for side, step in zip(size, self.stride, strict=True)),
-        )
+        batch, channels, height, width = input.shape
+        high, wide = self.stride
+        rows, columns = height // high, width // wide
         whole = input[:, :, : rows * high, : columns * wide]
         patches = whole.reshape(batch, channels, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
         states = functional.linear(
