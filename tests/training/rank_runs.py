@@ -223,9 +223,9 @@ def main(folder: Path, feed: Path, config: Config) -> None:
     def press() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    # One process first: it fills the caches of the trunks, which the ranks that compare their steps would fill at once.
-    endings["one"] = [pair(training("one", plain), ranks=1)]
+    # First, so that both ranks fill the caches of the trunks at once.
     endings["steps"] = [pair(lambda: compare_steps(plain, feed, folder))]
+    endings["one"] = [pair(training("one", plain), ranks=1)]
     endings["two"] = [pair(training("two", plain))]
     endings["dropout"] = [pair(training("dropout", config))]
     for name, act, rank in (("killed", die, 1), ("first_killed", die, 0), ("interrupted", press, 1)):

@@ -32,6 +32,16 @@ def test_attention_is_near_float32_in_value_and_gradient() -> None:
         torch.testing.assert_close(mine, other, rtol=0.05, atol=0.03 * float(other.abs().max()))
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_gpu_is_not_asked_to_plan_attention_for_every_shape(narrow: bool) -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with fit_attention(torch.device("cuda"), narrow=narrow):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before is True
+
+
 def test_settings_of_the_process_are_put_back_after_an_error() -> None:
     def state() -> tuple[bool, bool, bool]:
         allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
