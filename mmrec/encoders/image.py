@@ -101,11 +101,10 @@ class ImageEncoder(CutEncoder):
         return self._finish(tokens, pooled=True)
 
     def _probe(self, *, cut: int) -> Tensor:
-        side = self._stack.side
-        ramp = torch.linspace(-1, 1, 3 * side**2, dtype=self._dtype, device=self.mean.device).view(1, 3, side, side)
+        pixels = ramp(self._stack.side, like=next(self.model.parameters()))
         if cut == 0:
-            return self._stack.below(ramp, stop=self.num_blocks)
-        return self._stack.above(self._stack.below(ramp, stop=cut), start=cut)
+            return self._stack.below(pixels, stop=self.num_blocks)
+        return self._stack.above(self._stack.below(pixels, stop=cut), start=cut)
 
     def _raw_blank(self) -> ImageContent:
         side = self._stack.side
@@ -152,6 +151,11 @@ class ImageEncoder(CutEncoder):
         patches = tokens_to_map(tokens[:, first:])
         pooled = functional.adaptive_avg_pool2d(patches, self.token_grid).flatten(2).transpose(1, 2)
         return torch.cat([tokens[:, :first], pooled], dim=1)
+
+
+def ramp(side: int, *, like: Tensor) -> Float[Tensor, "1 3 side side"]:
+    """Return pixels that all differ, to try a network on."""
+    return torch.linspace(-1, 1, 3 * side**2, dtype=like.dtype, device=like.device).view(1, 3, side, side)
 
 
 def round_number(count: int) -> int:

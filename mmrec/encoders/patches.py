@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from mmrec.encoders.convolutions import replace_modules, twin
 
 LEAST_STEP = 8
 """Smaller patches, such as a ConvNeXt's, are quicker as a convolution on a CPU."""
@@ -17,6 +17,8 @@ class PatchConvolution(nn.Conv2d):
 
     cuDNN takes a slow way with three channels, and plans it anew for every number of pictures that it has not seen.
     """
+
+    stands_for = nn.Conv2d.__name__
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim rows columns"]:
         """Return what the convolution would; what is left of the picture beside whole patches is not read."""
@@ -33,10 +35,8 @@ class PatchConvolution(nn.Conv2d):
 
 def multiply_patches(model: nn.Module) -> None:
     """Replace every convolution of a model that is such a cut; its weights stay the same parameters."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Conv2d and _cuts_patches(child):
-                setattr(parent, name, _with_weights_of(child))
+    layers = [module for module in model.modules() if type(module) is nn.Conv2d and _cuts_patches(module)]
+    replace_modules(model, {layer: twin(layer, PatchConvolution) for layer in layers})
 
 
 def _cuts_patches(layer: nn.Conv2d) -> bool:
@@ -47,11 +47,3 @@ def _cuts_patches(layer: nn.Conv2d) -> bool:
         and layer.padding in {"valid", (0, 0)}
         and layer.dilation == (1, 1)
     )
-
-
-def _with_weights_of(layer: nn.Conv2d) -> PatchConvolution:
-    kernel, stride = cast("tuple[int, int]", layer.kernel_size), cast("tuple[int, int]", layer.stride)
-    new = PatchConvolution(layer.in_channels, layer.out_channels, kernel, stride, bias=False, device="meta")
-    new.weight = layer.weight
-    new.bias = layer.bias
-    return new.train(layer.training)

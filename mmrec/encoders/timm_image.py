@@ -14,7 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmrec.encoders.image import Channels, map_to_tokens, tokens_to_map
+from mmrec.encoders.convolutions import join_passes
+from mmrec.encoders.image import Channels, map_to_tokens, ramp, tokens_to_map
 from mmrec.encoders.patches import multiply_patches
 from mmrec.encoders.tuning import Layers
 from mmrec.encoders.weights import HUB, LOCAL, find_weights, prefixed_source, read_statistics, seeded, unusable_model
@@ -88,12 +89,15 @@ class TimmStack:
     """A timm model that can be run in two parts; one of unknown structure is a single block.
 
     Args:
-        model: a timm model; its patches are multiplied from then on, see :func:`~mmrec.encoders.patches.multiply_patches`.
+        model: a timm model; some of its convolutions are computed in other ways from then on, see
+            :mod:`~mmrec.encoders.convolutions` and :mod:`~mmrec.encoders.patches`.
         side: side of a picture in pixels.
     """
 
     def __init__(self, model: nn.Module, *, side: int) -> None:
         multiply_patches(model)
+        features = cast("Callable[[Tensor], Tensor]", model.forward_features)
+        join_passes(model, lambda: features(ramp(side, like=next(model.parameters(), torch.empty(0)))))
         self._model = model
         self._parts = _take_apart(model)
         self.maps = self._parts is None or self._parts.maps
@@ -105,7 +109,7 @@ class TimmStack:
         self.side = side
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.class_token = self._prefix > 0 and getattr(model, "cls_token", None) is not None
-        self._features = cast("Callable[[Tensor], Tensor]", model.forward_features)
+        self._features = features
 
     def below(self, pixels: Float[Tensor, "batch 3 height width"], *, stop: int) -> Float[Tensor, "batch tokens inner"]:
         """Run the stem and the first ``stop`` blocks, and the head when these are all."""

@@ -142,7 +142,8 @@ def frozen_hash(layers: Layers, trunk_blocks: int, *, extra: str) -> str:
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     digest.update(f"{trunk_blocks}/{len(layers.blocks)} {extra}\n".encode())
     for name, module in layers.root.named_modules():
-        digest.update(f"{name} {type(module).__name__} {_plain_attributes(module)}\n".encode())
+        kind = getattr(module, "stands_for", type(module).__name__)
+        digest.update(f"{name} {kind} {_plain_attributes(module)}\n".encode())
     for name, tensor in (*layers.root.named_parameters(), *layers.root.named_buffers()):
         if id(tensor) not in live:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
