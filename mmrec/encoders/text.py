@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from mmrec.contents import Content, TextContent, TokenStates
 from mmrec.encoders.buckets import run_ragged
 from mmrec.encoders.cut import CutEncoder
+from mmrec.encoders.packing import run_packed
 from mmrec.encoders.tuning import Layers
 
 PROBE_TOKENS = 5
@@ -47,6 +50,21 @@ class TextStack(Protocol):
         ...
 
 
+@runtime_checkable
+class PackingStack(TextStack, Protocol):
+    """A text network that may be able to run captions that lie end to end."""
+
+    def packs(self) -> bool:
+        """Whether it is."""
+        ...
+
+    def packed(
+        self, token_ids: Int[Tensor, " total"], lengths: npt.NDArray[np.int64], *, stop: int
+    ) -> Float[Tensor, "total dim"]:
+        """Run captions that lie end to end as ``below`` runs padded ones; called only where it packs."""
+        ...
+
+
 class TextEncoder(CutEncoder):
     """Token states of captions; padding never leaves it, and a caption's states do not depend on its neighbours.
 
@@ -73,9 +91,22 @@ class TextEncoder(CutEncoder):
 
     def _below(self, content: Content, *, stop: int) -> TokenStates:
         assert isinstance(content, TextContent), type(content)
+        token_ids, lengths = content.token_ids.long(), window_lengths(content.lengths, self._window)
+        stack = self._stack
+        # A device starts operations for each length that there is, which takes longer than a little padding.
+        if self.has_trunk and token_ids.device.type == "cpu" and isinstance(stack, PackingStack) and stack.packs():
+            states = run_packed(
+                token_ids,
+                lengths,
+                run=lambda some, sizes: stack.packed(some, sizes, stop=stop),
+                dim=self.dim,
+                work=self.work,
+                max_tokens=self._max_padded_tokens,
+            )
+            return TokenStates(states, content.lengths)
         states = run_ragged(
-            content.token_ids.long(),
-            window_lengths(content.lengths, self._window),
+            token_ids,
+            lengths,
             run=lambda padded, valid: self._stack.below(padded, valid, stop=stop),
             dim=self.dim,
             work=self.work,

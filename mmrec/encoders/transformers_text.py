@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -22,14 +24,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
-from mmrec.encoders.tuning import Layers
+from mmrec.encoders.packing import Packing, current_packing, packed
+from mmrec.encoders.tuning import TOLERANCE, Layers
 from mmrec.encoders.weights import resolve_model, seeded, unusable_model
 
 FINAL_NORMS = ("final_norm", "final_layer_norm", "norm", "ln_f")
 FIRST_MODULES = ("embeddings", "embeddings_project")
 WHERE = "encoders.text.model"
-SDPA, PADDED_SDPA = "sdpa", "sdpa_of_padded_rows"
-"""What the library calls torch's attention, and the same with masks from :func:`mask_of_padding`."""
+SDPA, OWN_SDPA = "sdpa", "sdpa_of_captions"
+"""What the library calls torch's attention, and the same with masks from :func:`mask_of_captions`."""
+MOST_PROBED = 600
+"""Tokens of the longest caption that a model is tried on."""
 MASK_ALIGNMENT = 8
 """Numbers at whose multiples a fused kernel wants a mask's rows to start; others are copied in every block."""
 
@@ -147,6 +152,44 @@ def mask_of_padding(
     return mask
 
 
+class _CannotPackError(Exception):
+    """A model whose tokens do not simply see all others of their caption."""
+
+
+def mask_of_captions(
+    *,
+    mask_function: Callable[..., object],
+    attention_mask: Bool[Tensor, "batch time"] | None = None,
+    local_size: int | None = None,
+    **settings: object,
+) -> Tensor | Packing | None:
+    """Make a mask as :func:`mask_of_padding` does; where captions lie end to end, how they lie takes its place."""
+    packing = current_packing()
+    if packing is None:
+        given = {"mask_function": mask_function, "attention_mask": attention_mask, "local_size": local_size}
+        return mask_of_padding(**given, **settings)  # type: ignore[arg-type]
+    if mask_function is not bidirectional_mask_function or local_size is not None:
+        raise _CannotPackError
+    return packing
+
+
+def attention_of_captions(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | Packing | None,
+    **settings: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as the library does with torch's attention, or within captions that lie end to end."""
+    if not isinstance(attention_mask, Packing):
+        attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return attended
+    if key.shape != query.shape or settings.get("position_bias") is not None or settings.get("is_causal"):
+        raise _CannotPackError
+    return attention_mask.attend(query, key, value, scaling=cast("float | None", settings.get("scaling"))), None
+
+
 class TransformersStack:
     """A transformers encoder that can be run in two parts.
 
@@ -165,9 +208,9 @@ class TransformersStack:
         self._model = model
         self._config = cast("_ModelConfig", model.config)
         if self._config._attn_implementation == SDPA:
-            AttentionInterface.register(PADDED_SDPA, sdpa_attention_forward)
-            AttentionMaskInterface.register(PADDED_SDPA, mask_of_padding)
-            cast("PreTrainedModel", model).set_attn_implementation(PADDED_SDPA)
+            AttentionInterface.register(OWN_SDPA, attention_of_captions)
+            AttentionMaskInterface.register(OWN_SDPA, mask_of_captions)
+            cast("PreTrainedModel", model).set_attn_implementation(OWN_SDPA)
         self._path = _find_blocks(model, self._config.num_hidden_layers)
         blocks = None if self._path is None else cast("nn.ModuleList", model.get_submodule(self._path))
         self.layers = Layers(
@@ -176,15 +219,15 @@ class TransformersStack:
             head=tuple(module for module in _children(model, FINAL_NORMS)),
         )
         self.dim = self._config.hidden_size
-        self.max_tokens = _longest_input(model, model.config)
+        self._packs: bool | None = None
+        self._first_position = _first_position(model)
+        self.max_tokens = _longest_input(model.config) - self._first_position
 
     def below(
         self, token_ids: Int[Tensor, "batch time"], valid: Bool[Tensor, "batch time"] | None, *, stop: int
     ) -> Float[Tensor, "batch time dim"]:
         """Run the embeddings and the first ``stop`` blocks, and the final norm when these are all."""
-        everything = stop == len(self.layers.blocks)
-        model = self._model if everything else self._part(0, stop, replaced=FINAL_NORMS)
-        return cast("Tensor", model(input_ids=token_ids, attention_mask=_as_integers(valid))[0])
+        return cast("Tensor", self._below(stop)(input_ids=token_ids, attention_mask=_as_integers(valid))[0])
 
     def above(
         self, states: Float[Tensor, "batch time dim"], valid: Bool[Tensor, "batch time"] | None, *, start: int
@@ -193,11 +236,49 @@ class TransformersStack:
         model = self._part(start, len(self.layers.blocks), replaced=FIRST_MODULES)
         return cast("Tensor", model(inputs_embeds=states, attention_mask=_as_integers(valid))[0])
 
+    def packs(self) -> bool:
+        """Whether captions may lie end to end: tried with the first block, for a model may do with positions what it likes."""
+        if self._packs is None:
+            self._packs = self._try_packing()
+        return self._packs
+
+    def _try_packing(self) -> bool:
+        if self._config._attn_implementation != OWN_SDPA:
+            return False
+        blocks = min(1, len(self.layers.blocks))
+        # More tokens than one caption may have, which some models cannot bear.
+        long = self.probe(min(self.max_tokens, MOST_PROBED))[0]
+        captions = [long, long[: len(long) // 2 + 1].flip(0), long[:3]]
+        try:
+            with torch.no_grad():
+                alone = torch.cat([self.below(caption[None], None, stop=blocks)[0] for caption in captions])
+                lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
+                together = self.packed(torch.cat(captions), lengths, stop=blocks)
+        except (_CannotPackError, TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False
+        size = float(alone.abs().max())
+        return together.shape == alone.shape and torch.allclose(alone, together, rtol=TOLERANCE, atol=TOLERANCE * size)
+
+    def packed(
+        self, token_ids: Int[Tensor, " total"], lengths: npt.NDArray[np.int64], *, stop: int
+    ) -> Float[Tensor, "total dim"]:
+        """Run captions that lie end to end as :meth:`below` runs padded ones; only where the model ``packs``."""
+        packing = Packing.of(lengths)
+        with packed(packing):
+            states = self._below(stop)(
+                input_ids=token_ids.unsqueeze(0), position_ids=packing.positions(first=self._first_position)
+            )[0]
+        return cast("Tensor", states)[0]
+
     def probe(self, tokens: int) -> Int[Tensor, "batch time"]:
         """Return the first token ids that are not padding, shape (1, tokens)."""
         pad = self._config.pad_token_id
         ids = [i for i in range(min(self._config.vocab_size, tokens + 1)) if i != pad][:tokens]
         return torch.tensor([ids], device=next(self._model.parameters()).device)
+
+    def _below(self, stop: int) -> nn.Module:
+        """Return what runs the embeddings and the first ``stop`` blocks, and the final norm when these are all."""
+        return self._model if stop == len(self.layers.blocks) else self._part(0, stop, replaced=FINAL_NORMS)
 
     def _part(self, start: int, stop: int, *, replaced: tuple[str, ...]) -> nn.Module:
         """Return a copy of the model with some of its blocks and with some modules passing on what they get."""
@@ -253,9 +334,12 @@ def _as_integers(valid: Bool[Tensor, "batch time"] | None) -> Int[Tensor, "batch
     return None if valid is None else valid.long()
 
 
-def _longest_input(model: nn.Module, config: PreTrainedConfig) -> int:
-    positions = int(getattr(config, "max_position_embeddings", 1 << 20))
-    # RoBERTa and its kin count positions from the padding id on.
+def _longest_input(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "max_position_embeddings", 1 << 20))
+
+
+def _first_position(model: nn.Module) -> int:
+    """Return the number of a caption's first position: RoBERTa and its kin count from the padding id on."""
     embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     offset = getattr(embeddings, "padding_idx", None)
-    return positions if offset is None else positions - int(offset) - 1
+    return 0 if offset is None else int(offset) + 1
