@@ -18,6 +18,7 @@ from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.request_log import RequestLog
 from mmrec.serving.http.route_work import Work
 from mmrec.serving.limits import Limits
+from mmrec.serving.model.threads import use_one_thread
 from mmrec.serving.problems import MEDIA_TYPE, ProblemError, overloaded, problem_body, too_slow
 from mmrec.serving.stores.store import StoreFailureError
 from mmrec.serving.trace import Trace
@@ -93,7 +94,7 @@ class Door:
     ) -> None:
         self._entrance, self._limits, self._metrics, self._log = entrance, limits, metrics, log
         self._recent = recent
-        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request")
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmrec-request", initializer=use_one_thread)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="mmrec-aside")
         self._long = ThreadPoolExecutor(2, thread_name_prefix="mmrec-long")
         self._rates = Rates(limits)

@@ -29,6 +29,7 @@ class Batcher(Generic[_Job, _Result]):
         seconds: how long the first of them waits for others; where the last one found none, it does not wait.
         waiting: jobs that may wait; more are refused.
         on_batch: told the size of every batch; where it fails, so do the batch's jobs.
+        begin: called by the thread before its first batch.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Batcher(Generic[_Job, _Result]):
         seconds: float,
         waiting: int,
         on_batch: Callable[[int], None],
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
+        self._begin = begin
         self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
         self._budget, self._cost_of = budget, cost
         self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
@@ -107,6 +110,7 @@ class Batcher(Generic[_Job, _Result]):
         self._thread.join()
 
     def _work(self) -> None:
+        self._begin()
         while batch := self._gather():
             self._answer(batch)
 

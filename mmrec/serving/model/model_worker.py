@@ -21,6 +21,7 @@ from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.batcher import Batcher
 from mmrec.serving.model.jobs import ItemJob, Times, UserJob
+from mmrec.serving.model.threads import use_all_threads, use_one_thread
 
 _PostJob = DecodedPost | ItemJob
 
@@ -48,9 +49,13 @@ class ModelWorker:
             waiting=limits.posts_waiting,
             on_batch=on_batch,
         )
-        self._pictures: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
-        self._words: Batcher[_PostJob, Vectors] = batcher(self._encoded_posts, cost=self._cost)
-        self._users: Batcher[UserJob, Vectors] = batcher(self._encoded_users, cost=lambda job: len(job.items))
+        posts: Callable[[], Batcher[_PostJob, Vectors]] = partial(
+            batcher, self._encoded_posts, cost=self._cost, begin=use_all_threads
+        )
+        self._pictures, self._words = posts(), posts()
+        self._users: Batcher[UserJob, Vectors] = batcher(
+            self._encoded_users, cost=lambda job: len(job.items), begin=use_one_thread
+        )
 
     @property
     def depth(self) -> int:

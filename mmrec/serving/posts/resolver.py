@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.recommender import Recommender
@@ -18,9 +18,8 @@ from mmrec.serving.schemas import Candidate, RawPost
 from mmrec.serving.trace import Trace
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What became of an entry of a request.
+class Resolved(NamedTuple):
+    """What became of an entry of a request; a tuple, for a request has hundreds.
 
     Args:
         name: what the answer calls it.
@@ -106,9 +105,10 @@ class Resolver:
         """Look an id up, or decode a post and have it encoded."""
         post, item_id = (entry, entry.item_id) if isinstance(entry, RawPost) else (None, entry)
         item = None if item_id is None else find(str(item_id))
-        name = name_of(item_id, position)
         if item is not None:
-            return Resolved(name, item_key(item.item_id), item.vector, self.present(item))
+            assert item_id is not None
+            return Resolved(item_id, item_key(item.item_id), item.vector, self.present(item))
+        name = name_of(item_id, position)
         if post is None or (item_id is not None and post.caption is None and post.image is None):
             error = RequestError("the id of a known item", got=repr(item_id))
             return Resolved(name, "", None, (), str(error))
