@@ -88,13 +88,14 @@ class TextEncoder(CutEncoder):
         self._stack = stack
         self._max_padded_tokens = max_padded_tokens
         self._freeze_trunk()
+        self._packing = stack if isinstance(stack, PackingStack) and self.has_trunk and stack.packs() else None
 
     def _below(self, content: Content, *, stop: int) -> TokenStates:
         assert isinstance(content, TextContent), type(content)
         token_ids, lengths = content.token_ids.long(), window_lengths(content.lengths, self._window)
-        stack = self._stack
+        stack = self._packing
         # A device starts operations for each length that there is, which takes longer than a little padding.
-        if self.has_trunk and token_ids.device.type == "cpu" and isinstance(stack, PackingStack) and stack.packs():
+        if stack is not None and token_ids.device.type == "cpu":
             states = run_packed(
                 token_ids,
                 lengths,

@@ -219,7 +219,6 @@ class TransformersStack:
             head=tuple(module for module in _children(model, FINAL_NORMS)),
         )
         self.dim = self._config.hidden_size
-        self._packs: bool | None = None
         self._first_position = _first_position(model)
         self.max_tokens = _longest_input(model.config) - self._first_position
 
@@ -238,11 +237,6 @@ class TransformersStack:
 
     def packs(self) -> bool:
         """Whether captions may lie end to end: tried with the first block, for a model may do with positions what it likes."""
-        if self._packs is None:
-            self._packs = self._try_packing()
-        return self._packs
-
-    def _try_packing(self) -> bool:
         if self._config._attn_implementation != OWN_SDPA:
             return False
         blocks = min(1, len(self.layers.blocks))
