@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measure import wait
 from mmrec.contents import ImageContent, TextContent
@@ -48,9 +48,16 @@ def bare_text(encoder: TextEncoder, captions: TextContent, *, device: str) -> Ru
     return _fastest(order, batches, run, CAPTIONS_AT_ONCE[_kind(device)], device=device)
 
 
-def bare_image(encoder: ImageEncoder, pictures: ImageContent, *, device: str) -> Run:
-    """Return what runs pictures, already floating-point and normalised, and keeps nothing."""
-    features = cast("Callable[[Tensor], Tensor]", encoder.model.forward_features)
+def bare_image(encoder: ImageEncoder, pictures: ImageContent, *, device: str, network: nn.Module | None = None) -> Run:
+    """Return what runs pictures, already floating-point and normalised, and keeps nothing.
+
+    Args:
+        encoder: how pictures are normalised, and the network.
+        pictures: what to run.
+        device: where.
+        network: takes the place of the encoder's.
+    """
+    features = cast("Callable[[Tensor], Tensor]", (network or encoder.model).forward_features)
     mean, std = encoder.mean.cpu(), encoder.std.cpu()
 
     def batches(rows: npt.NDArray[np.int64], count: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ class ItemSide:
         feed: the posts.
         frozen: whether every block is trunk.
         device: where to compute.
+
+    Attributes:
+        untouched: the image network as timm makes it.
     """
 
     def __init__(self, shapes: Shapes, feed: MadeFeed, *, frozen: bool, device: str) -> None:
@@ -107,7 +111,9 @@ class ItemSide:
         text = TransformersStack(BertModel(config, add_pooling_layer=False))
         # Vision transformers are made for one side, convolutions take any.
         sized = {"img_size": shapes.side} if "vit" in shapes.image else {}
-        image = TimmStack(timm.create_model(shapes.image, num_classes=0, **sized), side=shapes.side)
+        network = timm.create_model(shapes.image, num_classes=0, **sized)
+        self.untouched = copy.deepcopy(network).to(device).eval()
+        image = TimmStack(network, side=shapes.side)
         self.text = TextEncoder(text, trunk_blocks=len(text.layers.blocks) if frozen else 0)
         self.image = ImageEncoder(
             image, trunk_blocks=len(image.layers.blocks) if frozen else 0, mean=HALF, std=HALF, token_grid=3
@@ -210,6 +216,7 @@ def encode(*, size: str, device: str, rounds: int) -> Iterator[Row]:
             target=None if size == "small" else target,
             details={f"{name} s": min(values) for name, values in seconds.items()},
         )
+    yield _image_row(shapes, feed, device=device, rounds=rounds)
     missing = [
         name for name, there in (("sentence-transformers", is_installed()), (MINILM, _has_minilm())) if not there
     ]
@@ -217,6 +224,23 @@ def encode(*, size: str, device: str, rounds: int) -> Iterator[Row]:
         print(f"encode: captions alone are skipped, {' and '.join(missing)} not installed")
         return
     yield from captions_alone(shapes.captions, size=size, device=device, rounds=rounds)
+
+
+def _image_row(shapes: Shapes, feed: MadeFeed, *, device: str, rounds: int) -> Row:
+    """Compare the network that mmrec makes of timm's with timm's own, in time."""
+    side = ItemSide(shapes, feed, frozen=True, device=device)
+    pictures = feed.image_view.gather(np.arange(shapes.items))
+    networks = {"mmrec": side.image.model, "timm": side.untouched}
+    sides = {
+        name: bare_image(side.image, pictures, device=device, network=network) for name, network in networks.items()
+    }
+    seconds = alternate(sides, rounds=rounds, device=device)
+    return Row(
+        "encode",
+        f"pictures a second over timm's own network, {shapes.items:,} of {shapes.side} px, {shapes.image}",
+        ratios(seconds["timm"], seconds["mmrec"]),
+        details={f"{name} s": min(values) for name, values in seconds.items()},
+    )
 
 
 def captions_alone(count: int, *, size: str, device: str, rounds: int) -> Iterator[Row]:
