@@ -21,9 +21,11 @@ from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.batcher import Batcher
 from mmrec.serving.model.jobs import ItemJob, Times, UserJob
-from mmrec.serving.model.threads import use_all_threads, use_one_thread
+from mmrec.serving.model.threads import Cores, use_all_threads, use_one_thread
 
 _PostJob = DecodedPost | ItemJob
+WORTH_A_CORE = 4
+"""Posts: a core encodes fewer no faster alone than all cores do together."""
 
 
 class ModelWorker:
@@ -40,7 +42,7 @@ class ModelWorker:
 
     def __init__(self, recommender: Recommender, limits: Limits, *, on_batch: Callable[[int], None]) -> None:
         self._recommender, self._model = recommender, recommender.assembly.model
-        self._picture_tokens = picture_tokens(recommender)
+        self._picture_tokens, self._cores = picture_tokens(recommender), Cores(least=WORTH_A_CORE)
         batcher = partial(
             Batcher,
             most=limits.batch_posts,
@@ -93,6 +95,7 @@ class ModelWorker:
         """Finish what waits, then stop."""
         for batcher in (self._pictures, self._words, self._users):
             batcher.close()
+        self._cores.close()
 
     def _cost(self, job: _PostJob) -> int:
         """Return how many tokens a job has: of its caption and of its pictures; of an item as many as it may."""
@@ -107,13 +110,20 @@ class ModelWorker:
         results: dict[int, Vectors] = {}
         posts = {index: job for index, job in enumerate(jobs) if isinstance(job, DecodedPost)}
         if posts:
-            vectors = self._recommender.vectors.encode(list(posts.values())).numpy()
-            results |= dict(zip(posts, vectors, strict=True))
+            results |= dict(zip(posts, self._encode(list(posts.values())), strict=True))
         items = {index: job for index, job in enumerate(jobs) if isinstance(job, ItemJob)}
         for kept in {job.kept for job in items.values()}:
             places = [index for index, job in items.items() if job.kept == kept]
             results |= dict(zip(places, self._items([items[index].row for index in places], kept), strict=True))
         return [results[index] for index in range(len(jobs))]
+
+    def _encode(self, posts: Sequence[DecodedPost]) -> Sequence[Vectors]:
+        """Encode posts, on a CPU many of them in shares."""
+
+        def encode(some: Sequence[DecodedPost]) -> Sequence[Vectors]:
+            return list(self._recommender.vectors.encode(some).numpy())
+
+        return self._cores.map(encode, posts) if self._recommender.device.type == "cpu" else encode(posts)
 
     def _encoded_users(self, jobs: Sequence[UserJob]) -> Sequence[Vectors]:
         results: dict[int, Vectors] = {}

@@ -6,8 +6,15 @@ them.  Only where posts are encoded are there operations worth sharing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
 import torch
 
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 _ALL = torch.get_num_threads()
 """As the process began; later threads take over what was last said, in whatever thread."""
 
@@ -20,3 +27,35 @@ def use_one_thread() -> None:
 def use_all_threads() -> None:
     """Share out operations of the calling thread among as many as the process began with."""
     torch.set_num_threads(_ALL)
+
+
+class Cores:
+    """Threads in which torch has one each, as many as there are cores for it.
+
+    Where there is enough for all of them, a core that does its share from beginning to end is faster than cores that share
+    every operation: what is between two operations, tokens and pixels included, is done by all of them as well.
+
+    Args:
+        least: pieces that are worth a thread.
+    """
+
+    def __init__(self, *, least: int) -> None:
+        self._least = least
+        self._pool = ThreadPoolExecutor(_ALL, thread_name_prefix="mmrec-core", initializer=use_one_thread)
+
+    def shares(self, count: int) -> int:
+        """Return among how many threads so many pieces are to be shared out; 1 where that is not worth it."""
+        return max(1, min(_ALL, count // self._least))
+
+    def map(self, work: Callable[[Sequence[_Piece]], Sequence[_Result]], pieces: Sequence[_Piece]) -> list[_Result]:
+        """Return what some work makes of pieces, done in shares."""
+        shares = self.shares(len(pieces))
+        if shares == 1:
+            return list(work(pieces))
+        borders = [round(number * len(pieces) / shares) for number in range(shares + 1)]
+        parts = [pieces[start:stop] for start, stop in pairwise(borders)]
+        return [result for part in self._pool.map(work, parts) for result in part]
+
+    def close(self) -> None:
+        """Finish what was begun, then stop."""
+        self._pool.shutdown(wait=True)

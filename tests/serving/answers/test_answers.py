@@ -230,7 +230,8 @@ class TestSearch:
             ("", {"text": "red scarf"}, {"text": "red scarf"}),
             ("price<20", {"image": in_base64(image.read_bytes())}, {"images": [image]}),
             ("", {"text": "wool", "image": in_base64(image.read_bytes())}, {"text": "wool", "images": [image]}),
-            ("price<20", {"items": ["p01", "p08"]}, {"items": ["p01", "p08"]}),
+            # Of two items each is as near to their mean as the other.
+            ("price<20", {"items": ["p01", "p08", "p03"]}, {"items": ["p01", "p08", "p03"]}),
             ("", {"user_id": "u03"}, {"user": "u03"}),
             (
                 "price<20",
