@@ -21,12 +21,18 @@ _ALL = torch.get_num_threads()
 
 def use_one_thread() -> None:
     """Let operations of the calling thread run in it alone."""
-    torch.set_num_threads(1)
+    _use(1)
 
 
 def use_all_threads() -> None:
     """Share out operations of the calling thread among as many as the process began with."""
-    torch.set_num_threads(_ALL)
+    _use(_ALL)
+
+
+def _use(count: int) -> None:
+    # With its first operation a thread takes over what was last said in any; to ask counts as one.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 class Cores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -56,22 +56,24 @@ def test_an_error_of_a_share_is_told() -> None:
     cores.close()
 
 
-def test_threads_choose_for_themselves() -> None:
-    found: dict[str, int] = {}
+def test_threads_choose_for_themselves_whatever_others_say_meanwhile() -> None:
+    found: dict[int, int] = {}
+    both, size = threading.Barrier(2), (64, 64)
 
-    def one() -> None:
-        use_one_thread()
-        found["one"] = torch.get_num_threads()
+    def work(choose: Callable[[], None], number: int) -> None:
+        choose()
+        both.wait(10)
+        # What is said by one thread alone must not be taken over with the first operation of the other.
+        torch.rand(size).exp()
+        found[number] = torch.get_num_threads()
 
-    def all_() -> None:
-        use_all_threads()
-        found["all"] = torch.get_num_threads()
-
-    for work in (one, all_):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    assert found == {"one": 1, "all": 3}
+    for choices in ((use_one_thread, use_all_threads), (use_all_threads, use_one_thread)):
+        started = [threading.Thread(target=work, args=(choose, n)) for n, choose in enumerate(choices)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+        assert [found[n] for n in range(2)] == [1 if choose is use_one_thread else 3 for choose in choices]
 
 
 def test_a_batchers_thread_chooses_before_its_first_batch() -> None:
