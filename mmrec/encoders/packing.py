@@ -1,8 +1,9 @@
 """Captions end to end through a transformer: products run over the tokens of all, attention within each.
 
 There is no padding and there are no buckets, whose small products leave a processor half idle; on a CPU a few captions
-take half the time.  A caption's states do not depend on its neighbours, to the last bit: each product has the same rows
-whatever else it holds, and captions of one length attend together.
+take half the time.  A caption's states do not depend on its neighbours: each product has the same rows whatever else it
+holds, and captions of one length attend together.  In one thread that is so to the last bit; where several share out a
+product of few rows, they may add up in another order.
 """
 
 from __future__ import annotations
