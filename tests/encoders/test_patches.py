@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mmrec.encoders.patches import PatchConvolution, multiply_patches
+from mmrec.encoders.tuning import Layers, frozen_hash
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -18,8 +19,10 @@ def test_equals_the_convolution_in_value_and_gradient(size: tuple[int, int], bia
     found = []
     for replaced in (False, True):
         if replaced:
+            print_ = frozen_hash(Layers(model, (model,)), 1, extra="")
             multiply_patches(model)
             assert isinstance(model[0], PatchConvolution)
+            assert frozen_hash(Layers(model, (model,)), 1, extra="") == print_
         given = pixels.clone().requires_grad_()
         states = model(given)
         model.zero_grad()
