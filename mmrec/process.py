@@ -15,14 +15,18 @@ _MALLOC = {
 SWITCH = "MMREC_KEEP_FREED_MEMORY"
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
+
+
 def thread_share(processes: int) -> dict[str, str]:
     """Return the environment that gives each of several processes its share of this one's threads, at least one.
 
     Where OMP_NUM_THREADS is set, that many are shared; otherwise all cores this process may use.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
-    share = max(1, (int(given) if given.isdigit() else cores) // processes)
+    share = max(1, (int(given) if given.isdigit() else usable_cores()) // processes)
     return dict.fromkeys(THREADS, str(share))
 
 

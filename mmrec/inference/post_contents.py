@@ -31,7 +31,7 @@ def text_content(words: TextPreprocessor, captions: Sequence[str]) -> TextConten
 
 def image_content(pixels: ImagePreprocessor, pictures: Sequence[npt.NDArray[np.uint8]]) -> ImageContent:
     """Return pictures as an encoder takes them."""
-    return ImageContent(torch.from_numpy(np.stack([pixels(picture) for picture in pictures])))
+    return ImageContent(torch.from_numpy(pixels.batch(pictures)))
 
 
 def attribute_content(codes: Sequence[tuple[int, ...]]) -> AttributeContent:

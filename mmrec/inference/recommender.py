@@ -31,8 +31,9 @@ from mmrec.inference.embedding_table import (
     saved_vectors,
 )
 from mmrec.inference.encoding import Progress, encode_catalogue
+from mmrec.inference.references import Reference, reference_name
 from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
-from mmrec.inference.vectors import ItemVectors, Reference, reference_name
+from mmrec.inference.vectors import ItemVectors
 from mmrec.run_folder import RunFolder
 from mmrec.storage import content_hash
 from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint

@@ -15,9 +15,9 @@ from pathlib import Path
 from mmrec import columns
 from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.posts import Picture, Post
+from mmrec.inference.references import Reference, Unusable
 from mmrec.inference.scoring import Request
 from mmrec.inference.tables import Row, column_names, read_rows
-from mmrec.inference.vectors import Reference, Unusable
 
 Known = Callable[[object], bool]
 """Whether an id is in the catalogue."""

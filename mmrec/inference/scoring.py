@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from mmrec.errors import MmrecError, RequestError
 from mmrec.feed.batches import ordered_users, ranks_within, user_batch
 from mmrec.feed.histories import Histories
 from mmrec.inference.encoding import encode_histories, evaluating
-from mmrec.inference.vectors import ItemVectors, Reference, Resolved, ResolvedVectors
+from mmrec.inference.references import Reference, Resolved, ResolvedVectors
+from mmrec.inference.vectors import ItemVectors
 from mmrec.model.recommender import RecommenderModel
 from mmrec.storage import RaggedArray
 
@@ -114,32 +116,33 @@ class Scoring:
 
     def _group(self, requests: Sequence[Request], shared: _Shared) -> Iterator[Scored]:
         users = self.users(requests)
-        resolved, per_request = self._candidates(requests, shared)
-        for index, (request, candidates) in enumerate(zip(requests, per_request, strict=True)):
-            yield self._answer(request, candidates, resolved, users, index)
+        resolved, places = self._candidates(requests, shared)
+        for index, (request, place) in enumerate(zip(requests, places, strict=True)):
+            yield self._answer(request, place, resolved, users, index)
 
     def _answer(
         self,
         request: Request,
-        candidates: Sequence[Resolved],
+        place: slice,
         resolved: ResolvedVectors,
         users: RequestUsers,
         index: int,
     ) -> Scored:
         reason = users.error_messages[index]
-        usable = [i for i, entry in enumerate(candidates) if entry.position >= 0 and reason is None]
+        candidates, positions = resolved.references[place], resolved.positions[place]
+        usable = np.flatnonzero(positions >= 0) if reason is None else _NOTHING
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         ranks = np.zeros(len(candidates), dtype=np.int64)
-        if usable:
-            positions = torch.tensor([candidates[i].position for i in usable])
-            keys = {entry.key for entry in users.had[index]}
-            again = [place for place, i in enumerate(usable) if candidates[i].key in keys]
-            had = torch.zeros(len(again), dtype=torch.long), torch.tensor(again, dtype=torch.long)
-            user = users.vectors[index : index + 1]
+        if len(usable):
+            positions = positions[usable]
+            owned = [resolved.rows[entry.key] for entry in users.had[index] if entry.key in resolved.rows]
+            again = np.flatnonzero(np.isin(positions, owned))
+            had = torch.zeros(len(again), dtype=torch.long), torch.from_numpy(again)
+            user, items = users.vectors[index : index + 1], resolved.vectors[torch.from_numpy(positions)]
             with torch.no_grad():
-                found = self._model.scorer.compare(user, resolved.vectors[positions], had=had)[0].numpy()
+                found = self._model.scorer.compare(user, items, had=had)[0].numpy()
             scores[usable] = found
-            ranks[np.array(usable)[np.argsort(-found, kind="stable")]] = np.arange(1, len(usable) + 1)
+            ranks[usable[np.argsort(-found, kind="stable")]] = np.arange(1, len(usable) + 1)
         return Scored(
             request_id=request.request_id,
             candidates=request.candidates,
@@ -150,18 +153,19 @@ class Scoring:
             request_error=reason,
         )
 
-    def _candidates(
-        self, requests: Sequence[Request], shared: _Shared
-    ) -> tuple[ResolvedVectors, list[Sequence[Resolved]]]:
-        """Resolve the candidates of a group; one list that all of its requests share is resolved once for all groups."""
+    def _candidates(self, requests: Sequence[Request], shared: _Shared) -> tuple[ResolvedVectors, list[slice]]:
+        """Resolve the candidates of a group, and say where those of each request are.
+
+        One list that all requests share is resolved once for all groups.
+        """
         first = requests[0].candidates
         if all(request.candidates is first for request in requests):
             if shared.candidates is not first or shared.resolved is None:
                 shared.candidates, shared.resolved = first, self._vectors.resolve(first)
-            return shared.resolved, [shared.resolved.references] * len(requests)
+            return shared.resolved, [slice(None)] * len(requests)
+        stops = np.cumsum([len(request.candidates) for request in requests]).tolist()
         resolved = self._vectors.resolve([reference for request in requests for reference in request.candidates])
-        entries = iter(resolved.references)
-        return resolved, [[next(entries) for _ in request.candidates] for request in requests]
+        return resolved, [slice(start, stop) for start, stop in pairwise([0, *stops])]
 
     def users(self, requests: Sequence[Request]) -> RequestUsers:
         """Return who asks: vectors, known items of each history, and why a history cannot be used."""

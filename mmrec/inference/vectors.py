@@ -6,6 +6,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +23,9 @@ from mmrec.feed.items import ItemReader
 from mmrec.inference.encoding import encode_catalogue, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.post_contents import PostContents
-from mmrec.inference.posts import DecodedPost, Post, decode_post, source_key
+from mmrec.inference.post_decoder import PostDecoder
+from mmrec.inference.posts import DecodedPost, Post, source_key
+from mmrec.inference.references import Reference, Resolved, ResolvedVectors, Unusable
 from mmrec.model.recommender import RecommenderModel
 from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
@@ -33,64 +38,7 @@ _HINTS = 20
 """Unknown ids of one call that are told their near names, which takes milliseconds."""
 
 
-@dataclass(frozen=True)
-class Unusable:
-    """A reference that could not even be read.
-
-    Args:
-        name: what it is called in results.
-        error_message: why it cannot be used.
-    """
-
-    name: str
-    error_message: str
-
-
-Reference = str | int | Post | Unusable
-"""An item id of the catalogue, a new post, or what is left of one that could not be read."""
-
-
-def reference_name(reference: Reference, position: int) -> str:
-    """Return what a reference is called in results: its id or name, else its position."""
-    if isinstance(reference, Post):
-        return reference.name or f"new:{position}"
-    return reference.name if isinstance(reference, Unusable) else str(reference)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """What became of one reference.
-
-    Args:
-        position: row of its vector, -1 where it has none.
-        key: the same for two references to the same item or the same content, whatever call they came in.
-        row: in the catalogue, -1 for a new post.
-        present: the modalities it has.
-        error_message: why it has no vector, or None.
-    """
-
-    position: int
-    key: str
-    row: int
-    present: tuple[str, ...]
-    error_message: str | None = None
-
-
-@dataclass(frozen=True)
-class ResolvedVectors:
-    """Vectors of some references, each distinct one once.
-
-    Args:
-        vectors: shape (distinct, width), score-ready, float32 on the CPU.
-        references: one entry a reference, in the order given.
-    """
-
-    vectors: Float[Tensor, "distinct width"]
-    references: tuple[Resolved, ...]
-
-
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """By which key a vector is found, and which modalities it comes from."""
 
     key: str
@@ -103,16 +51,20 @@ class _Asked:
 
     Args:
         entries: by identity of the reference.
+        first: identity of the first post of a content, by what tells equal ones: caption and encoded picture, or hash.
+        again: identity of a post to that of the first one of its content.
+        unread: posts that are still to be decoded, by identity, and the hash of what each is made of.
         rows: key to row, of items of the catalogue.
         posts: keys of new posts, in order.
-        waiting: those that are still to be encoded.
         errors: key to reason, of what has no vector.
     """
 
     entries: dict[int, _Entry] = field(default_factory=dict)
+    first: dict[object, int] = field(default_factory=dict)
+    again: dict[int, int] = field(default_factory=dict)
+    unread: dict[int, tuple[Post, str | None]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     posts: dict[str, None] = field(default_factory=dict)
-    waiting: dict[str, DecodedPost] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, reason: str) -> _Entry:
@@ -163,33 +115,39 @@ class ItemVectors:
     ) -> None:
         self._model, self._catalogue, self._reader = model, catalogue, reader
         self.contents = PostContents(words, pixels, vocabulary, trunks)
-        self._side, self._max_images = picture_side, max_images
+        self._max_images = max_images
+        self._decoder = PostDecoder(side=picture_side, max_images=max_images, ahead=device.type != "cpu")
         self._device, self.table, self._keep = device, table, keep
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._met: OrderedDict[str, _Entry] = OrderedDict()
+        self._last: dict[object, _Entry] = {}
         self.num_encoded = 0
 
     def resolve(self, references: Sequence[Reference]) -> ResolvedVectors:
         """Return the vectors of some references; one that cannot be used gets an error and spoils no other."""
+        # Many references are the same few objects, which a call sorts out fastest by their identity; the list keeps them
+        # alive, so that no two have the same.
+        references = list(references)
         asked = _Asked()
-        for reference in references:
-            if id(reference) not in asked.entries:
-                asked.entries[id(reference)] = self._look_up(reference, asked)
-            if len(asked.waiting) == _AT_ONCE:
-                self._encode(asked)
-        self._encode(asked)
-        vectors = self._known(asked.rows, asked.posts)
-        positions = {key: index for index, key in enumerate(vectors)}
-        table = torch.stack(list(vectors.values())) if vectors else torch.empty(0, self._model.width)
+        for identity, reference in {id(reference): reference for reference in references}.items():
+            if isinstance(reference, Post):
+                self._look_up_post(identity, reference, asked)
+            else:
+                asked.entries[identity] = self._look_up(reference, asked)
+        self._read(asked)
+        asked.entries |= {identity: asked.entries[first] for identity, first in asked.again.items()}
+        if asked.posts:
+            self._last = {content: asked.entries[first] for content, first in asked.first.items() if _stays(content)}
+        keys, vectors = self._known(asked.rows, asked.posts)
+        rows = {key: row for row, key in enumerate(keys)}
 
         def resolved(entry: _Entry) -> Resolved:
             key = entry.key
-            return Resolved(positions.get(key, -1), key, asked.rows.get(key, -1), entry.present, asked.errors.get(key))
+            return Resolved(rows.get(key, -1), key, asked.rows.get(key, -1), entry.present, asked.errors.get(key))
 
-        # Many references name the same few items.
-        distinct = {entry.key: entry for entry in asked.entries.values()}
-        found = {key: resolved(entry) for key, entry in distinct.items()}
-        return ResolvedVectors(table, tuple(found[asked.entries[id(reference)].key] for reference in references))
+        distinct = {entry.key: resolved(entry) for entry in dict.fromkeys(asked.entries.values())}
+        found = {identity: distinct[entry.key] for identity, entry in asked.entries.items()}
+        return ResolvedVectors(vectors, tuple([found[id(reference)] for reference in references]), rows)
 
     def ids(self, item_rows: npt.NDArray[np.int64]) -> list[Reference]:
         """Return the ids of items of the catalogue."""
@@ -218,29 +176,66 @@ class ItemVectors:
             codes |= (modality.links.lengths > 0).astype(np.int64) << i
         return codes
 
-    def _look_up(self, reference: Reference, asked: _Asked) -> _Entry:
-        """Say by which key a reference's vector will be found; a post that is not kept waits to be encoded."""
+    def _look_up(self, reference: str | int | Unusable, asked: _Asked) -> _Entry:
+        """Say by which key the vector of an item of the catalogue will be found."""
+        if isinstance(reference, Unusable):
+            return asked.refuse(reference.error_message)
         try:
-            if isinstance(reference, Unusable):
-                return asked.refuse(reference.error_message)
-            if not isinstance(reference, Post):
-                if len(asked.errors) >= _HINTS and reference not in self._catalogue:
-                    return asked.refuse(str(RequestError("the id of a known item", got=repr(reference))))
-                row = self._catalogue.row(reference)
-                asked.rows[f"row:{row}"] = row
-                return _Entry(f"row:{row}", self.present(row))
-            source = source_key(reference, max_images=self._max_images)
-            met = None if source is None else self._met.get(source)
-            if met is not None and (met.key in self._kept or met.key in asked.waiting):
-                asked.posts[met.key] = None
-                return met
-            post = decode_post(reference, side=self._side, max_images=self._max_images)
+            if len(asked.errors) >= _HINTS and reference not in self._catalogue:
+                return asked.refuse(str(RequestError("the id of a known item", got=repr(reference))))
+            row = self._catalogue.row(reference)
+        except MmrecError as error:
+            return asked.refuse(str(error))
+        asked.rows[f"row:{row}"] = row
+        return _Entry(f"row:{row}", self.present(row))
+
+    def _look_up_post(self, identity: int, post: Post, asked: _Asked) -> None:
+        """Find a post among those of the same call and those that are kept; any other is to be decoded."""
+        image = post.image
+        if not post.attributes and (image is None or isinstance(image, str | bytes | Path)):
+            # To compare two posts takes a fraction of what it takes to hash one, as it is hashed to be kept.
+            content = post.caption, image
+            if _known_before(asked, content, identity):
+                return
+            last = self._last.get(content)
+            if last is not None and last.key in self._kept:
+                asked.posts[last.key] = None
+                asked.entries[identity] = last
+                return
+        try:
+            source = source_key(post, max_images=self._max_images)
+        except MmrecError as error:
+            asked.entries[identity] = asked.refuse(str(error))
+            return
+        if source is not None and _known_before(asked, source, identity):
+            return
+        met = None if source is None else self._met.get(source)
+        if met is not None and met.key in self._kept:
+            asked.posts[met.key] = None
+            asked.entries[identity] = met
+        else:
+            asked.unread[identity] = post, source
+
+    def _read(self, asked: _Asked) -> None:
+        """Decode the posts that are new, and encode them."""
+        identities = iter(asked.unread.items())
+        for decoded in self._decoder.decode([post for post, _ in asked.unread.values()], at_once=_AT_ONCE):
+            waiting: dict[str, DecodedPost] = {}
+            for post, (identity, (_, source)) in zip(decoded, islice(identities, len(decoded)), strict=True):
+                asked.entries[identity] = self._entry(post, source, asked)
+                if isinstance(post, DecodedPost) and post.key in asked.posts and post.key not in self._kept:
+                    waiting[post.key] = post
+            self._encode(waiting, asked)
+
+    def _entry(self, post: DecodedPost | MmrecError, source: str | None, asked: _Asked) -> _Entry:
+        """Say by which key a new post's vector will be found."""
+        try:
+            if isinstance(post, MmrecError):
+                return asked.refuse(str(post))
             entry = _Entry(post.key, self.readable(post))
         except MmrecError as error:
             return asked.refuse(str(error))
-        asked.posts[post.key] = None
-        if post.key not in self._kept:
-            asked.waiting[post.key] = post
+        asked.posts[entry.key] = None
         if source is not None:
             self._met[source] = entry
         return entry
@@ -254,10 +249,8 @@ class ItemVectors:
         names = self._catalogue.attribute_names if post.attributes else ()
         return self.contents.readable(post, attribute_names=names)
 
-    def _encode(self, asked: _Asked) -> None:
-        """Encode the posts that wait; where that fails, one by one, so that a bad one is found."""
-        waiting = dict(asked.waiting)
-        asked.waiting.clear()
+    def _encode(self, waiting: Mapping[str, DecodedPost], asked: _Asked) -> None:
+        """Encode posts, by key; where that fails, one by one, so that a bad one is found."""
         parts = [waiting] if waiting else []
         while parts:
             part = parts.pop()
@@ -278,30 +271,48 @@ class ItemVectors:
         """Return new posts as a batch, each distinct caption and picture once."""
         return self.contents.batch(posts)
 
-    def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> dict[str, Tensor]:
-        """Return the vectors of items, encoded where there is no table of them, and of posts that are encoded."""
+    def _known(self, rows: Mapping[str, int], posts: Mapping[str, None]) -> tuple[list[str], Tensor]:
+        """Return keys and vectors of items, encoded where there is no table of them, and of posts that are encoded."""
         if self.table is not None:
             picked = torch.from_numpy(np.array(self.table[list(rows.values())], dtype=np.float32))
-            return dict(zip(rows, picked, strict=True)) | self._recall(list(posts))
+            return [*rows, *posts], torch.cat([picked, self._recall(list(posts))])
         missing = {key: row for key, row in rows.items() if key not in self._kept}
         if missing:
             wanted = np.fromiter(missing.values(), dtype=np.int64)
             self._remember(missing, encode_catalogue(self._model, self._reader, wanted, device=self._device))
-        return self._recall([*rows, *posts])
+        keys = [*rows, *posts]
+        return keys, self._recall(keys)
 
     def _remember(self, keys: Mapping[str, object], vectors: Tensor) -> None:
         self.num_encoded += len(vectors)
         for key, vector in zip(keys, vectors, strict=True):
             self._kept[key] = vector
 
-    def _recall(self, keys: Sequence[str]) -> dict[str, Tensor]:
+    def _recall(self, keys: Sequence[str]) -> Float[Tensor, "keys width"]:
         """Return vectors that are kept, and forget the least recently used beyond the limit."""
-        found = {}
+        found = []
         for key in keys:
             self._kept.move_to_end(key)
-            found[key] = self._kept[key]
+            found.append(self._kept[key])
         while len(self._kept) > max(self._keep, len(keys)):
             self._kept.popitem(last=False)
         while len(self._met) > self._keep:
             self._met.popitem(last=False)
-        return found
+        return torch.stack(found) if found else torch.empty(0, self._model.width)
+
+
+def _known_before(asked: _Asked, content: object, identity: int) -> bool:
+    """Say whether an earlier post of a call has the same content, which is remembered."""
+    first = asked.first.setdefault(content, identity)
+    if first == identity:
+        return False
+    asked.again[identity] = first
+    return True
+
+
+def _stays(content: object) -> bool:
+    """Say whether what tells equal posts is caption and picture as such: a file may change from call to call."""
+    match content:
+        case (_, None | bytes()):
+            return True
+    return False

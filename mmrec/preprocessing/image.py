@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -35,17 +36,29 @@ class ImagePreprocessor:
 
     def __call__(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "3 side side"]:
         """Return the pixels; bicubic with antialiasing."""
+        pixels: npt.NDArray[np.uint8] = self.batch([picture])[0]
+        return pixels
+
+    def batch(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> UInt8[np.ndarray, "pictures 3 side side"]:
+        """Return the pixels of pictures, each of shape (height, width, 3)."""
+        pixels = np.empty((len(pictures), 3, self.side, self.side), np.uint8)
+        for channel, value in enumerate(self.fill):
+            pixels[:, channel] = value
+        for square, picture in zip(pixels, pictures, strict=True):
+            fitted = self._fit(picture)
+            height, width = fitted.shape[:2]
+            top, left = (self.side - height) // 2, (self.side - width) // 2
+            square[:, top : top + height, left : left + width] = fitted.transpose(2, 0, 1)
+        return pixels
+
+    def _fit(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Scale a picture so that its longer side is that of the square."""
         height, width = picture.shape[:2]
         scale = self.side / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        canvas = np.empty((self.side, self.side, 3), np.uint8)
-        canvas[:] = self.fill
-        left, top = (self.side - size[0]) // 2, (self.side - size[1]) // 2
-        canvas[top : top + size[1], left : left + size[0]] = np.asarray(image)
-        return np.ascontiguousarray(canvas.transpose(2, 0, 1))
+        if size == (width, height):
+            return picture
+        return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BICUBIC))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -25,8 +25,8 @@ from mmrec.inference.encoding import evaluating
 from mmrec.inference.post_contents import image_content, text_content
 from mmrec.inference.posts import Post, decode_post
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.references import Reference
 from mmrec.inference.scoring import Request
-from mmrec.inference.vectors import Reference
 
 MOST_TIME = 1.15
 MOST_MILLISECONDS = 20.0

@@ -18,9 +18,9 @@ from mmrec.feed.ids import Ids
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.references import Reference
 from mmrec.inference.scoring import Request
 from mmrec.inference.trunk_cache import TrunkCache
-from mmrec.inference.vectors import Reference
 from tests.tiny_run import (
     CAPTION_ONLY,
     NUM_ITEMS,

@@ -13,9 +13,9 @@ import pytest
 
 from mmrec.errors import RequestError
 from mmrec.inference.posts import Post
+from mmrec.inference.references import Reference, Unusable
 from mmrec.inference.requests import read_candidates, read_requests, read_users
 from mmrec.inference.scoring import Request
-from mmrec.inference.vectors import Reference, Unusable
 
 
 def known(item_id: object) -> bool:

@@ -11,8 +11,8 @@ from mmrec import Post
 from mmrec.errors import RequestError
 from mmrec.inference.posts import decode_post
 from mmrec.inference.recommender import Recommender
+from mmrec.inference.references import Unusable
 from mmrec.inference.scoring import Request, Scored
-from mmrec.inference.vectors import Unusable
 from tests.tiny_run import NUM_EVENTS, TinyFeed, draw, interactions_table
 
 CANDIDATES = ["p00", "p11", "p22"]
@@ -123,7 +123,7 @@ class TestGroups:
             decoded.append(post.name)
             return decode_post(post, **settings)
 
-        monkeypatch.setattr("mmrec.inference.vectors.decode_post", count)
+        monkeypatch.setattr("mmrec.inference.post_decoder.decode_post", count)
         shared = [Post("red", draw(3), name="a"), "p01", Post("blue", name="b")]
         users = [f"u{number:02}" for number in range(10)]
         found = answer(recommender, *(Request(user, shared, user_id=user) for user in users), group=4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ from mmrec.encoders.text import TextEncoder
 from mmrec.errors import ArtifactError
 from mmrec.inference import vectors as module
 from mmrec.inference.live_trunk import LiveTrunk
-from mmrec.inference.posts import decode_post
+from mmrec.inference.posts import decode_post, source_key
 from mmrec.inference.recommender import Recommender
-from mmrec.inference.vectors import ItemVectors, Unusable
+from mmrec.inference.references import Unusable
+from mmrec.inference.vectors import ItemVectors
 from tests.tiny_run import PICTURE_ONLY, SIDE, TWO_PICTURES, TinyEncoders, TinyFeed, changed, draw, tiny_config
 
 
@@ -47,6 +50,19 @@ def contents(recommender: Recommender) -> tuple[int, int]:
     assert isinstance(text, TextEncoder)
     assert isinstance(image, ImageEncoder)
     return text.work.encoded, image.work.encoded
+
+
+class Made(Sequence[str]):
+    """Ids that are made whenever one is asked for, as those of an array are."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"p{self.numbers[index]:02d}"
 
 
 class TestOnce:
@@ -114,7 +130,7 @@ class TestOnce:
             decoded.append(post.name)
             return decode_post(post, **settings)
 
-        monkeypatch.setattr(module, "decode_post", count)
+        monkeypatch.setattr("mmrec.inference.post_decoder.decode_post", count)
         path = tmp_path / "a.png"
         path.write_bytes(tiny_feed.image("p01").read_bytes())
         data = tiny_feed.image("p05").read_bytes()
@@ -132,6 +148,54 @@ class TestOnce:
         resolver.resolve([Post("red", data, name="b")])
         assert decoded[-1] == "b", "its vector is forgotten"
         assert resolver.num_encoded == 9
+
+    def test_posts_of_the_call_before_are_known_without_a_hash(
+        self, resolver: ItemVectors, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hashed: list[str | None] = []
+
+        def count(post: Post, *, max_images: int) -> str | None:
+            hashed.append(post.name)
+            return source_key(post, max_images=max_images)
+
+        monkeypatch.setattr(module, "source_key", count)
+        path, data = tmp_path / "a.png", tiny_feed.image("p05").read_bytes()
+        path.write_bytes(tiny_feed.image("p01").read_bytes())
+
+        def posts(*names: str) -> list[Post]:
+            every = {
+                "words": Post("red", name="words"),
+                "twin": Post("red", name="twin"),
+                "bytes": Post("red", bytes(bytearray(data)), name="bytes"),
+                "file": Post("red", path, name="file"),
+                "bad": Post("red", data[:60], name="bad"),
+                "tagged": Post("red", name="tagged", attributes={"colour": ""}),
+            }
+            return [every[name] for name in names]
+
+        first = resolver.resolve(posts("words", "twin", "bytes", "file", "bad", "tagged"))
+        assert hashed == ["words", "bytes", "file", "bad", "tagged"]
+        assert [entry.position for entry in first.references] == [0, 0, 1, 2, -1, 0]
+        hashed.clear()
+        again = resolver.resolve(posts("bytes", "words", "bad", "file", "twin"))
+        assert hashed == ["bad", "file"], "a bad one is looked at again, a file may have changed"
+        assert resolver.num_encoded == 3
+        for old, new in ((0, 1), (2, 0), (3, 3), (5, 4)):
+            assert first.references[old].key == again.references[new].key
+        torch.testing.assert_close(again.vectors[again.positions[[1, 0, 3]]], first.vectors[[0, 1, 2]], rtol=0, atol=0)
+        resolver.resolve([])
+        resolver.resolve(["p01"])
+        hashed.clear()
+        resolver.resolve(posts("words"))
+        assert hashed == [], "calls without posts between do not count"
+        resolver.resolve([Post(word) for word in ("wool", "silk", "scarf", "dress")])
+        resolver.resolve(posts("words"))
+        assert hashed[-1:] == ["words"]
+        assert resolver.num_encoded == 3 + 1 + 4 + 1, "its vector was forgotten"
+
+    def test_any_sequence_of_references(self, resolver: ItemVectors) -> None:
+        """Which object stands for what must not depend on how long the objects live."""
+        assert resolver.resolve(Made([1, 2, 1, 3, 2])).positions.tolist() == [0, 1, 0, 2, 1]
 
 
 class TestBadOnes:

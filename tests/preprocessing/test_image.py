@@ -22,6 +22,18 @@ def test_a_square_of_the_right_side_stays_as_it_is() -> None:
     assert np.array_equal(ImagePreprocessor(side=4)(picture), picture.transpose(2, 0, 1))
 
 
+def test_pictures_of_different_sizes_in_one_batch() -> None:
+    generator = np.random.default_rng(0)
+    shapes = [(7, 5), (3, 9), (6, 6), (12, 1)]
+    pictures = [generator.integers(0, 256, (*shape, 3)).astype(np.uint8) for shape in shapes]
+    preprocessor = ImagePreprocessor(side=6, fill=(1, 2, 3))
+    batch = preprocessor.batch(pictures)
+    assert batch.shape == (4, 3, 6, 6)
+    for pixels, picture in zip(batch, pictures, strict=True):
+        assert np.array_equal(pixels, preprocessor(picture))
+    assert preprocessor.batch([]).shape == (0, 3, 6, 6)
+
+
 def test_wide_pictures_get_bands_above_and_below() -> None:
     pixels = ImagePreprocessor(side=8)(plain(2, 4)).transpose(1, 2, 0)
     assert pixels[2:6].reshape(-1, 3).tolist() == [RED] * 32
