@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
+from mmrec.ahead import ahead
 from mmrec.errors import MmrecError
 from mmrec.inference.posts import DecodedPost, Post, decode_post
 from mmrec.process import usable_cores
@@ -26,18 +26,14 @@ class PostDecoder:
         self._side, self._max_images, self._ahead = side, max_images, ahead
 
     def decode(self, posts: Sequence[Post], *, at_once: int) -> Iterator[list[DecodedPost | MmrecError]]:
-        """Yield posts in the order given, so many at once; no more than twice that are held."""
+        """Yield posts in the order given, so many at once; no more than three times that are held."""
         if len(posts) == 1:
-            yield [self._decode(posts[0])]
-            return
-        coming: deque[list[Future[DecodedPost | MmrecError]]] = deque()
-        for start in range(0, len(posts), at_once):
-            coming.append([self._threads.submit(self._decode, post) for post in posts[start : start + at_once]])
-            if start == 0 and self._ahead:
-                continue
-            yield [future.result() for future in coming.popleft()]
-        while coming:
-            yield [future.result() for future in coming.popleft()]
+            return iter([[self._decode(posts[0])]])
+        groups = (
+            list(self._threads.map(self._decode, posts[start : start + at_once]))
+            for start in range(0, len(posts), at_once)
+        )
+        return ahead(groups, 1, name="mmrec-decode-ahead") if self._ahead else groups
 
     def _decode(self, post: Post) -> DecodedPost | MmrecError:
         try:

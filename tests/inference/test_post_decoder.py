@@ -36,8 +36,8 @@ def test_a_bad_one_gives_its_error(count: int) -> None:
     assert [isinstance(post, MmrecError) for post in group] == ([True] if count == 1 else [False, True, False])
 
 
-@pytest.mark.parametrize(("ahead", "begun"), [(False, 2), (True, 4)])
-def test_the_next_group_is_begun_only_where_asked(ahead: bool, begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ahead", "begun"), [(False, 2), (True, 6)])
+def test_further_groups_are_begun_only_where_asked(ahead: bool, begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
     started, lock = [], threading.Semaphore(0)
 
     def count(post: Post, **settings: int) -> DecodedPost:
@@ -46,13 +46,13 @@ def test_the_next_group_is_begun_only_where_asked(ahead: bool, begun: int, monke
         return decode_post(post, **settings)
 
     monkeypatch.setattr(module, "decode_post", count)
-    groups = PostDecoder(side=3, max_images=1, ahead=ahead).decode([picture(shade) for shade in range(8)], at_once=2)
+    groups = PostDecoder(side=3, max_images=1, ahead=ahead).decode([picture(shade) for shade in range(12)], at_once=2)
     next(groups)
     for _ in range(begun):
         assert lock.acquire(timeout=60)
     assert len(started) == begun
-    assert sum(len(group) for group in groups) == 6
-    assert len(started) == 8
+    assert sum(len(group) for group in groups) == 10
+    assert len(started) == 12
 
 
 def test_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
