@@ -167,9 +167,10 @@ class Flags:
         found = self._least[: scores.numel()].view(scores.shape)
         if scores.device.type != "cpu":
             torch.ge(scores, low, out=found)
-        else:
-            np.greater_equal(scores.numpy(), low.numpy(), out=found.numpy())
-        return torch.logical_xor(above, found, out=found)
+            return torch.logical_xor(above, found, out=found)
+        np.greater_equal(scores.numpy(), low.numpy(), out=found.numpy())
+        np.logical_xor(above.numpy(), found.numpy(), out=found.numpy())
+        return found
 
     def near_cells(self, number: int) -> Int[Tensor, " near"] | None:
         """Return the cells (flat) of what :meth:`near` found in ``number`` scores, None where it is a crowd."""
@@ -233,8 +234,12 @@ class _Places:
         scores = tile.scores.index_select(0, self._owners) if gathered else tile.scores
         above = self._flags.above(scores, self._high)
         found = self._flags.near(scores, self._low, above)
-        # Adding bytes column by column is far cheaper than counting each row of each tile.
-        self._counts[:, : scores.shape[1]] += above.view(torch.uint8)
+        # Adding bytes column by column is far cheaper than counting each row of each tile; numpy is faster at it.
+        counts, more = self._counts[:, : scores.shape[1]], above.view(torch.uint8)
+        if counts.device.type == "cpu":
+            np.add(counts.numpy(), more.numpy(), out=counts.numpy())
+        else:
+            counts += more
         self._tiles += 1
         if self._tiles == MOST_TILES:
             self._count()
