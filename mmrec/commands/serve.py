@@ -18,6 +18,7 @@ from mmrec.commands.index import index_export
 from mmrec.errors import ConfigError, MissingExtraError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import StoreKind
+from mmrec.process import set_objects_aside
 from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.carry_over import restore
 from mmrec.serving.deployment.choice import base_of
@@ -127,6 +128,7 @@ class Serving:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(self.limits.request_seconds) + _GRACE_SECONDS,
         )
+        set_objects_aside()
         on_ready(items)
         uvicorn.Server(config).run(sockets=[listening])
 

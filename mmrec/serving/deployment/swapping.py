@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmrec.errors import MmrecError
+from mmrec.process import set_aside_again
 from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.carry_over import Carried, carry_over, keep_vectors
 from mmrec.serving.deployment.choice import Choice, Names
@@ -170,6 +171,7 @@ class Swaps:
         self._last = done
         self._on_swap("rolled_back" if swap.back else "switched")
         _LOG.info("model %s answers", self.deployment.current.service.model_hash)
+        set_aside_again()
         self._busy.release()
         future.set_result(done)
 

@@ -1,0 +1,61 @@
+"""Settings of the process itself."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from mmrec.process import set_aside_again, set_objects_aside
+
+
+class Ring:
+    """Refers to itself, so that only a collection lets go of it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def test_what_is_there_is_looked_at_no_more() -> None:
+    before = Ring()
+    kept = weakref.ref(before)
+    set_objects_aside()
+    del before
+    gc.collect()
+    assert kept() is not None, "it was set aside"
+    later = Ring()
+    collected = weakref.ref(later)
+    del later
+    gc.collect()
+    assert collected() is None
+
+
+def test_what_has_become_garbage_is_collected_before_the_rest_is_set_aside_again() -> None:
+    before = Ring()
+    kept = weakref.ref(before)
+    set_objects_aside()
+    del before
+    set_aside_again()
+    assert kept() is None
+    assert gc.get_freeze_count()
+
+
+def test_where_nothing_was_set_aside_nothing_is() -> None:
+    garbage = Ring()
+    there = weakref.ref(garbage)
+    gc.disable()
+    try:
+        del garbage
+        set_aside_again()
+        assert there() is not None
+    finally:
+        gc.enable()
+    assert not gc.get_freeze_count()
