@@ -25,7 +25,8 @@ from data_tools.picture_store import DecodeSettings, PictureStore, Progress
 from data_tools.prepare_report import CaptionCount, Count, PrepareReport, TimeCount
 from data_tools.prepared_files import PREPARE_VERSION, Origin, write_prepared
 from data_tools.quarantine import QUARANTINE, Quarantine
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from data_tools.tables import Source
 from data_tools.timestamps import UNITS, Unit
 from data_tools.work_folder import check_target, discard, tree_hash, work_folder

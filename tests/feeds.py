@@ -64,7 +64,8 @@ def write_feed(
     }
     write_json(folder / MANIFEST, manifest)
     if split is not None:
-        from data_tools.splits import SplitChoices, write_split
+        from data_tools.split_choices import SplitChoices
+        from data_tools.splits import write_split
 
         write_split(folder, name=split, kind=split, choices=SplitChoices())
     return folder

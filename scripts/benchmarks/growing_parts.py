@@ -25,7 +25,8 @@ from benchmarks.measure import extra_memory
 from data_tools.audit import audit
 from data_tools.describe import describe
 from data_tools.prepare import PrepareOptions, prepare
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from mmrec.evaluation.baselines import standard_baselines
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import DAY_MS, Histories

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from mmrec import Post
 from mmrec.assembly import ignore, silent_meter
 from mmrec.commands.evaluate import Evaluated, compare_runs, content_vectors, evaluate_run

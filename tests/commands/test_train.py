@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from mmrec.batch import ItemBatch
 from mmrec.commands import train as module
 from mmrec.commands.train import train_run

@@ -23,7 +23,8 @@ from data_tools.duplicates import (
     sim_hash,
 )
 from data_tools.split_checks import gini
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import DAY_MS
 from mmrec.storage import read_array, read_json, write_array, write_json

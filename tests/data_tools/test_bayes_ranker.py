@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from data_tools.prepare import PrepareOptions, prepare
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from data_tools.synthesis.bayes import BayesRanker
 from data_tools.synthesize import SynthesizeOptions, synthesize
 from mmrec.errors import FeedError

@@ -18,7 +18,7 @@ from PIL import Image
 from data_tools import cli
 from data_tools.cli import main
 from data_tools.prepare import PrepareOptions
-from data_tools.splits import SplitChoices
+from data_tools.split_choices import SplitChoices
 from data_tools.synthesize import SynthesizeOptions
 from mmrec import console
 from mmrec.errors import FeedError
@@ -168,14 +168,14 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
 def test_shown_defaults_are_those_of_the_work() -> None:
     shown = {
         name: parameter.default
-        for command in (cli.prepare, cli.split, cli.synthesize)
+        for command in (cli.preparing.prepare, cli.splitting.split, cli.sources.synthesize)
         for name, parameter in inspect.signature(command).parameters.items()
     }
     for options in (PrepareOptions(), SplitChoices(), SynthesizeOptions()):
         for name in set(shown) & set(vars(options)) - {"split"}:
             left_to_the_work = shown[name] is None
             assert left_to_the_work or shown[name] == getattr(options, name), name
-    assert [kind.value for kind in cli.Kind] == list(KINDS)
+    assert [kind.value for kind in cli.splitting.Kind] == list(KINDS)
 
 
 def test_run_app_turns_only_mendable_errors_into_messages(

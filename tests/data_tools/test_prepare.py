@@ -16,7 +16,7 @@ from PIL import Image
 from data_tools.captions import join_fields
 from data_tools.prepare import PrepareOptions, SplitPlan, prepare
 from data_tools.prepare_report import PrepareReport
-from data_tools.splits import SplitChoices
+from data_tools.split_choices import SplitChoices
 from mmrec.errors import FeedError
 from mmrec.feed.catalogue import NEVER, Catalogue
 from mmrec.feed.histories import Histories

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_tools.splits import SplitChoices, write_split
+from data_tools.split_choices import SplitChoices
+from data_tools.splits import write_split
 from mmrec.errors import FeedError, RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import DAY_MS, Histories

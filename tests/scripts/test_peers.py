@@ -42,7 +42,8 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     feed = write_feed(folder / "feed", interactions=rows, item_ids=[f"i{row}" for row in range(ITEMS)])
     if request.param != "leave_last_out":
-        from data_tools.splits import SplitChoices, write_split
+        from data_tools.split_choices import SplitChoices
+        from data_tools.splits import write_split
 
         write_split(feed, name=request.param, kind=request.param, choices=SplitChoices())
     export(feed, request.param, folder / "data")
