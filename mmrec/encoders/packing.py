@@ -26,6 +26,8 @@ from mmrec.encoders.work import EncodingWork
 
 TOKENS_AT_ONCE = 1 << 12
 """Of a CPU: what a block makes of more tokens leaves its caches."""
+RunPacked = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]
+"""From what is known of each token of some captions, shape (total, ...), and their lengths to states, (total, dim)."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ def packed(packing: Packing) -> Iterator[None]:
 
 
 def run_packed(
-    values: Int[Tensor, " total"],
+    values: Tensor,
     lengths: Int[Tensor, " captions"],
     *,
-    run: Callable[[Int[Tensor, " some"], npt.NDArray[np.int64]], Float[Tensor, "some dim"]],
+    run: RunPacked,
     dim: int,
     work: EncodingWork,
     max_tokens: int | None = None,
@@ -106,9 +108,9 @@ def run_packed(
     """Run captions through a network, as many at once as suits a processor.
 
     Args:
-        values: tokens, captions end to end.
+        values: shape (total, ...), tokens or what blocks made of them, captions end to end.
         lengths: of the captions, on the CPU.
-        run: takes tokens of some captions and their lengths, gives states.
+        run: takes those of some captions and their lengths, gives states.
         dim: width of the states.
         work: counts what was run.
         max_tokens: bound on the tokens of one run; a single longer caption still makes a run.
@@ -128,7 +130,7 @@ def run_packed(
         total = int(some.sum())
         # Matrix products with few rows may take other code paths, which differ in the last bit.
         repeats = -(-SMALL_PRODUCT // total)
-        return run(values[first : first + total].repeat(repeats), np.tile(some, repeats))[:total]
+        return run(torch.cat([values[first : first + total]] * repeats), np.tile(some, repeats))[:total]
 
     return torch.cat([piece(slice(*pair)) for pair in pairwise([0, *stops])])
 

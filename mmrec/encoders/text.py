@@ -13,8 +13,8 @@ from torch import Tensor
 from mmrec.contents import Content, TextContent, TokenStates
 from mmrec.encoders.buckets import run_ragged
 from mmrec.encoders.cut import CutEncoder
-from mmrec.encoders.packing import run_packed
-from mmrec.encoders.tuning import Layers
+from mmrec.encoders.packing import RunPacked, run_packed
+from mmrec.encoders.tuning import Layers, is_compiled
 
 PROBE_TOKENS = 5
 
@@ -64,6 +64,12 @@ class PackingStack(TextStack, Protocol):
         """Run captions that lie end to end as ``below`` runs padded ones; called only where it packs."""
         ...
 
+    def packed_above(
+        self, states: Float[Tensor, "total dim"], lengths: npt.NDArray[np.int64], *, start: int
+    ) -> Float[Tensor, "total dim"]:
+        """Run captions that lie end to end as ``above`` runs padded ones; called only where it packs."""
+        ...
+
 
 class TextEncoder(CutEncoder):
     """Token states of captions; padding never leaves it, and a caption's states do not depend on its neighbours.
@@ -88,22 +94,17 @@ class TextEncoder(CutEncoder):
         self._stack = stack
         self._max_padded_tokens = max_padded_tokens
         self._freeze_trunk()
-        self._packing = stack if isinstance(stack, PackingStack) and self.has_trunk and stack.packs() else None
+        # With dropout no two runs are alike.
+        self.train(False)
+        self._packing = stack if isinstance(stack, PackingStack) and stack.packs() else None
+        self.train()
 
     def _below(self, content: Content, *, stop: int) -> TokenStates:
         assert isinstance(content, TextContent), type(content)
         token_ids, lengths = content.token_ids.long(), window_lengths(content.lengths, self._window)
-        stack = self._packing
-        # A device starts operations for each length that there is, which takes longer than a little padding.
-        if stack is not None and token_ids.device.type == "cpu":
-            states = run_packed(
-                token_ids,
-                lengths,
-                run=lambda some, sizes: stack.packed(some, sizes, stop=stop),
-                dim=self.dim,
-                work=self.work,
-                max_tokens=self._max_padded_tokens,
-            )
+        stack = self._packing_of(token_ids, live=not self.has_trunk)
+        if stack is not None:
+            states = self._run_packed(token_ids, lengths, lambda some, sizes: stack.packed(some, sizes, stop=stop))
             return TokenStates(states, content.lengths)
         states = run_ragged(
             token_ids,
@@ -117,15 +118,35 @@ class TextEncoder(CutEncoder):
         return TokenStates(states, content.lengths)
 
     def _above(self, content: TokenStates, *, start: int) -> TokenStates:
+        below, lengths = content.states.to(self._dtype), window_lengths(content.lengths, self._window)
+        stack = self._packing_of(below, live=True)
+        if stack is not None:
+            states = self._run_packed(below, lengths, lambda some, sizes: stack.packed_above(some, sizes, start=start))
+            return TokenStates(states, content.lengths)
         states = run_ragged(
-            content.states.to(self._dtype),
-            window_lengths(content.lengths, self._window),
+            below,
+            lengths,
             run=lambda padded, valid: self._stack.above(padded, valid, start=start),
             dim=self.dim,
             work=self.work,
             max_tokens=self._max_padded_tokens,
         )
         return TokenStates(states, content.lengths)
+
+    def _packing_of(self, values: Tensor, *, live: bool) -> PackingStack | None:
+        """Return what runs captions end to end, None where they are better padded.
+
+        On a CPU only: a device starts operations for each length that there is, which takes longer than a little padding.
+        Live blocks, only where they are not trained: what torch.compile made of them takes rectangles.
+        """
+        if values.device.type != "cpu":
+            return None
+        if live and (torch.is_grad_enabled() or any(is_compiled(block) for block in self.live_blocks())):
+            return None
+        return self._packing
+
+    def _run_packed(self, values: Tensor, lengths: Tensor, run: RunPacked) -> Tensor:
+        return run_packed(values, lengths, run=run, dim=self.dim, work=self.work, max_tokens=self._max_padded_tokens)
 
     def _probe(self, *, cut: int) -> Tensor:
         token_ids = self._stack.probe(PROBE_TOKENS)

@@ -264,6 +264,13 @@ class TransformersStack:
             )[0]
         return cast("Tensor", states)[0]
 
+    def packed_above(
+        self, states: Float[Tensor, "total dim"], lengths: npt.NDArray[np.int64], *, start: int
+    ) -> Float[Tensor, "total dim"]:
+        """Run captions that lie end to end as :meth:`above` runs padded ones; only where the model ``packs``."""
+        with packed(Packing.of(lengths)):
+            return self.above(states.unsqueeze(0), None, start=start)[0]
+
     def probe(self, tokens: int) -> Int[Tensor, "batch time"]:
         """Return the first token ids that are not padding, shape (1, tokens)."""
         pad = self._config.pad_token_id

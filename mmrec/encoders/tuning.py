@@ -161,3 +161,8 @@ def _plain_attributes(module: nn.Module) -> str:
         if isinstance(value, plain) and not key.startswith("_") and key not in _NOT_ARCHITECTURE
     }
     return repr(sorted(values.items()))
+
+
+def is_compiled(block: nn.Module) -> bool:
+    """Say whether ``block.compile`` was called: it runs what torch.compile makes of it."""
+    return getattr(block, "_compiled_call_impl", None) is not None

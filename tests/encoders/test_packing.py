@@ -109,6 +109,47 @@ def test_neighbours_change_no_bit(cut: int) -> None:
     assert torch.equal(few, torch.cat([row[2] for row in some]))
 
 
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in {"mpnet", "deberta", "modernbert"}])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_live_blocks_pack_where_nothing_is_trained(name: str, cut: int) -> None:
+    """All blocks live, some, or none: as the same blocks give that are trained, whose captions are padded."""
+    model = build(name)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    encoder = TextEncoder(TransformersStack(model), trunk_blocks=cut)
+    assert encoder.training
+    encoder.eval()
+    lengths = torch.from_numpy(LENGTHS)
+    content = TextContent(torch.arange(int(LENGTHS.sum())) % 20 + 3, lengths)
+    padded = encoder(content).states
+    before = encoder.work.padded_tokens
+    with torch.no_grad():
+        found = encoder(content).states
+    assert encoder.work.padded_tokens - before == LENGTHS.sum() * (1 + (0 < cut < encoder.num_blocks))
+    torch.testing.assert_close(found, padded.detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_compiled_blocks_get_rectangles(cut: int) -> None:
+    encoder = TextEncoder(TransformersStack(bert(dropout=0.0)), trunk_blocks=cut).eval()
+    content = TextContent(torch.arange(int(LENGTHS.sum())) % 20 + 3, torch.from_numpy(LENGTHS))
+    shapes = []
+    top = encoder.live_blocks()[-1]
+    handle = top.register_forward_pre_hook(lambda block, given: shapes.append(tuple(given[0].shape[:2])))
+    with torch.no_grad():
+        plain = encoder(content).states
+        assert shapes == [(1, 2 * LENGTHS.sum())], "few tokens run twice, as matrix products want more rows"
+        handle.remove()
+        for block in encoder.live_blocks():
+            block.compile(backend="eager")
+        shapes.clear()
+        top.register_forward_pre_hook(lambda block, given: shapes.append(tuple(given[0].shape[:2])))
+        torch.testing.assert_close(encoder(content).states, plain)
+    assert len(shapes) >= 1
+    assert all(rows > 1 or width <= LENGTHS.max() for rows, width in shapes)
+
+
 def test_threads_have_packings_of_their_own() -> None:
     with packed(Packing.of(LENGTHS)), ThreadPoolExecutor(1) as pool:
         assert current_packing() is not None
