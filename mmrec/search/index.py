@@ -29,6 +29,15 @@ class Hits:
     rows: Rows
     scores: Vectors
 
+    @classmethod
+    def none(cls, queries: int, *, k: int) -> Hits:
+        """Return what so many queries have before anything is found."""
+        return cls(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf, dtype=np.float32))
+
+    def put(self, query: int, found: Hits) -> None:
+        """Note what was found for one query, shape (at most k,)."""
+        self.rows[query, : len(found.rows)], self.scores[query, : len(found.rows)] = found.rows, found.scores
+
 
 @runtime_checkable
 class VectorRows(Protocol):
@@ -84,6 +93,18 @@ def check_queries(queries: Vectors, *, dim: int, k: int) -> None:
         raise RequestError("k of at least 1", got=str(k))
 
 
+def scaled_queries(queries: Vectors, *, dim: int, k: int, last_scale: float) -> Vectors:
+    """Return queries for vectors whose last coordinate was made smaller by a factor: theirs makes up for it.
+
+    Raises:
+        RequestError: wrong width, or k below 1.
+    """
+    check_queries(queries, dim=dim, k=k)
+    scaled = np.array(queries, dtype=np.float32)
+    scaled[:, -1] /= last_scale
+    return scaled
+
+
 def only(allowed: Mask | None, hits: Hits) -> Hits:
     """Return the allowed ones of the hits of one query, shape (hits,)."""
     return hits if allowed is None else Hits(hits.rows[allowed[hits.rows]], hits.scores[allowed[hits.rows]])
@@ -110,8 +131,8 @@ class ExactStore:
     def search(self, queries: Vectors, *, k: int, allowed: Mask | None = None) -> Hits:
         """Return the k best rows of each query."""
         check_queries(queries, dim=self.dim, k=k)
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        none = Hits.none(len(queries), k=k)
+        rows, scores = none.rows, none.scores
         for start in range(0, len(self), _CHUNK):
             part = np.asarray(self._vectors[start : start + _CHUNK], dtype=np.float32)
             product = queries @ part.T

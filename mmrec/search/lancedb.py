@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrec.errors import ArtifactError, MissingExtraError, RequestError
-from mmrec.search.index import Hits, Mask, Vectors, check_queries, only
+from mmrec.search.index import Hits, Mask, Vectors, only, scaled_queries
 
 try:
     import lancedb
@@ -113,18 +113,15 @@ class LanceStore:
             RequestError: queries of another width.
             ArtifactError: the table turns out to be damaged.
         """
-        check_queries(queries, dim=self.dim, k=k)
-        scaled = np.array(queries, dtype=np.float32)
-        scaled[:, -1] /= self._last_scale
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        scaled = scaled_queries(queries, dim=self.dim, k=k, last_scale=self._last_scale)
+        hits = Hits.none(len(queries), k=k)
         for number, query in enumerate(scaled):
             try:
                 found = self._best(query, k, allowed)
             except (ValueError, RuntimeError, OSError) as error:
                 raise _damaged(Path(self._table.name), str(error)) from error
-            rows[number, : len(found.rows)], scores[number, : len(found.rows)] = found.rows, found.scores
-        return Hits(rows, scores)
+            hits.put(number, found)
+        return hits
 
     def _best(self, query: Vectors, k: int, allowed: Mask | None) -> Hits:
         """Return the best allowed rows of one query, shape (at most k,)."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mmrec.errors import ArtifactError, MissingExtraError
-from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries
+from mmrec.search.index import Hits, Mask, VectorRows, Vectors, scaled_queries
 from mmrec.search.postgres import Connection, Pool, first_line
 
 try:
@@ -84,11 +84,8 @@ class PgVectorStore:
             RequestError: queries of another width.
             ArtifactError: Postgres does not answer.
         """
-        check_queries(queries, dim=self.dim, k=k)
-        scaled = np.array(queries, dtype=np.float32)
-        scaled[:, -1] /= self._last_scale
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        scaled = scaled_queries(queries, dim=self.dim, k=k, last_scale=self._last_scale)
+        hits = Hits.none(len(queries), k=k)
         with _calling(self._pool) as connection, connection.transaction():
             # The graph is walked until enough rows are allowed, however many are not.
             for setting, value in (
@@ -99,17 +96,14 @@ class PgVectorStore:
             ):
                 connection.execute(f"SET LOCAL {setting} = {value}")
             for number, query in enumerate(scaled):
-                found = self._best(connection, Vector(query), k, allowed)
-                rows[number, : len(found)] = [row for row, _ in found]
-                # pgvector's distance is the negative product.
-                scores[number, : len(found)] = [-distance for _, distance in found]
-        return Hits(rows, scores)
+                hits.put(number, self._best(connection, Vector(query), k, allowed))
+        return hits
 
-    def _best(self, connection: Connection, query: Vector, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
+    def _best(self, connection: Connection, query: Vector, k: int, allowed: Mask | None) -> Hits:
         count = len(self) if allowed is None else int(allowed.sum())
         wanted = min(k, count)
         if wanted == 0:
-            return []
+            return Hits(np.zeros(0, np.int64), np.zeros(0, np.float32))
         order = f"SELECT row, vector <#> %(query)s AS distance FROM {self._table}"
         values: dict[str, object] = {"query": query, "wanted": wanted}
         if allowed is not None and count <= _LISTED:
@@ -128,7 +122,8 @@ class PgVectorStore:
             connection.execute("SET LOCAL enable_indexscan = off")
             found = connection.execute(order, values, binary=True).fetchall()
             connection.execute("SET LOCAL enable_indexscan = on")
-        return [(int(row), float(distance)) for row, distance in found]
+        # pgvector's distance is the negative product.
+        return Hits(np.array([row for row, _ in found]), -np.array([distance for _, distance in found], np.float32))
 
 
 def _is_whole(connection: Connection, table: str, count: int, dim: int) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mmrec.errors import ArtifactError, MissingExtraError
-from mmrec.search.index import Hits, Mask, VectorRows, Vectors, check_queries, only
+from mmrec.search.index import Hits, Mask, VectorRows, Vectors, only, scaled_queries
 from mmrec.search.qdrant_server import Qdrant, QdrantFailureError
 
 try:
@@ -84,18 +84,14 @@ class QdrantVectors:
             RequestError: queries of another width.
             ArtifactError: Qdrant does not answer.
         """
-        check_queries(queries, dim=self.dim, k=k)
-        scaled = np.array(queries, dtype=np.float32)
-        scaled[:, -1] /= self._last_scale
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        scaled = scaled_queries(queries, dim=self.dim, k=k, last_scale=self._last_scale)
+        hits = Hits.none(len(queries), k=k)
         count = len(self) if allowed is None else int(allowed.sum())
         if count == 0:
-            return Hits(rows, scores)
+            return hits
         for number, query in enumerate(scaled):
-            found = self._best(query, min(k, count), count, allowed)
-            rows[number, : len(found.rows)], scores[number, : len(found.rows)] = found.rows, found.scores
-        return Hits(rows, scores)
+            hits.put(number, self._best(query, min(k, count), count, allowed))
+        return hits
 
     def _best(self, query: Vectors, wanted: int, count: int, allowed: Mask | None) -> Hits:
         if allowed is not None and count <= _LISTED:

@@ -33,13 +33,12 @@ def search_with_repeats(
     """
     found = min(k + max((len(rows) for rows in had), default=0), len(vectors))
     hits = store.search(queries, k=found, allowed=allowed)
-    rows, scores = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    repeated = Hits.none(len(queries), k=k)
     for index, (query, gaining, gain) in enumerate(zip(queries, had, bonus, strict=True)):
         gaining = gaining if allowed is None else gaining[allowed[gaining]]
         others = ~np.isin(hits.rows[index], gaining)
         every = np.concatenate([hits.rows[index][others], gaining])
         score = np.concatenate([hits.scores[index][others], vectors[gaining] @ query + gain])
         best = np.argsort(-score, kind="stable")[:k]
-        rows[index, : len(best)] = np.where(np.isneginf(score[best]), -1, every[best])
-        scores[index, : len(best)] = score[best]
-    return Hits(rows, scores)
+        repeated.put(index, Hits(np.where(np.isneginf(score[best]), -1, every[best]), score[best]))
+    return repeated
