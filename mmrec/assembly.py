@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,49 +24,12 @@ from mmrec.feed.splits import Split
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.trunk_cache import CacheEstimate, build_trunk_cache, is_cached
 from mmrec.model.recommender import RecommenderModel
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.preprocessing.attributes import AttributePreprocessor
 from mmrec.preprocessing.image import ImagePreprocessor
 from mmrec.preprocessing.text import TextPreprocessor
 from mmrec.preprocessing.views import IdTable, pixel_view, token_view
 from mmrec.storage import RaggedArray, content_hash
-
-Notify = Callable[[str], None]
-"""Takes one sentence for the user."""
-
-
-@runtime_checkable
-class Advance(Protocol):
-    """A progress bar: call it with steps just done, or tell it how many of how many are."""
-
-    def __call__(self, steps: int = 1) -> None:
-        """Advance by some steps."""
-        ...
-
-    def at(self, done: int, total: int) -> None:
-        """Say how many of how many steps are done."""
-        ...
-
-
-Meter = Callable[[str], AbstractContextManager[Advance]]
-"""Opens a progress bar with a description."""
-
-
-class _Silent:
-    def __call__(self, steps: int = 1) -> None:
-        """Do nothing."""
-
-    def at(self, done: int, total: int) -> None:
-        """Do nothing."""
-
-
-@contextmanager
-def silent_meter(description: str) -> Iterator[Advance]:
-    """Open a progress bar that nobody sees."""
-    yield _Silent()
-
-
-def ignore(message: str) -> None:
-    """Take a sentence and say nothing."""
 
 
 @dataclass(frozen=True)

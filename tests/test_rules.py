@@ -112,7 +112,12 @@ def test_mmrec_never_imports_data_tools(module: str) -> None:
 
 def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
     users = {name for name in IMPORTS if reaches(name, "mmrec.serving") and not name.startswith("mmrec.serving")}
-    assert users <= {"mmrec.cli.serving", "mmrec.commands.serve", "data_tools.store_log"}
+    assert users <= {
+        "mmrec.cli.serving",
+        "mmrec.commands.serve",
+        "mmrec.commands.serving_process",
+        "data_tools.store_log",
+    }
     homes = {
         "fastapi": {
             "mmrec.serving.http.app",
@@ -122,7 +127,7 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
             "mmrec.serving.http.studio_routes",
         },
         "starlette": {"mmrec.serving.http.app", "mmrec.serving.http.door", "mmrec.serving.http.studio_routes"},
-        "uvicorn": {"mmrec.commands.serve", "mmrec.serving.http.http_protocol"},
+        "uvicorn": {"mmrec.commands.serving_process", "mmrec.serving.http.http_protocol"},
         "prometheus_client": {"mmrec.serving.figures.metrics", "mmrec.serving.figures.figure_board"},
         "python_multipart": {"mmrec.serving.http.body"},
         "sqlite3": {"mmrec.serving.stores.sqlite_store", "mmrec.serving.stores.sqlite_writer"},
@@ -174,6 +179,16 @@ def test_import_and_help_are_light() -> None:
     script = (
         "import sys, mmrec, mmrec.cli, data_tools.cli\n"
         "heavy = {'torch', 'pandas', 'transformers', 'timm', 'matplotlib', 'faiss', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported at start: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_watches_over_the_processes_of_a_service_is_light() -> None:
+    script = (
+        "import sys, mmrec.commands.serve\n"
+        "heavy = {'torch', 'pandas', 'transformers', 'fastapi', 'uvicorn'} & set(sys.modules)\n"
         "sys.exit(f'imported at start: {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

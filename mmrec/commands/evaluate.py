@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmrec.assembly import Assembly, Meter, Notify, build_reader, ignore, silent_meter, split_fingerprint
+from mmrec.assembly import Assembly, build_reader, split_fingerprint
 from mmrec.build import BuiltEncoder, build_encoders
 from mmrec.contents import read_content
 from mmrec.encoders.base import ContentEncoder, mean_tokens
@@ -39,6 +39,7 @@ from mmrec.feed.items import ItemReader
 from mmrec.feed.splits import Cases, Part, Split
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
 from mmrec.inference.recommender import Recommender
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.run_folder import RunFolder
 
 KNOCKED_OUT = (("drop_caption", "text"), ("drop_picture", "image"), ("drop_attributes", "attributes"))

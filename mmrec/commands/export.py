@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from mmrec import columns
-from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.commands.export_engine import EngineChoice
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
@@ -29,6 +28,7 @@ from mmrec.inference.export_recall import questions_of, recall_against_full
 from mmrec.inference.projection import MAP, project
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.search.packed import Precision
 from mmrec.storage import atomic_folder, file_hash, read_json, write_array, write_json
 

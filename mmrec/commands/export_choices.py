@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.commands.export import layout_of
 from mmrec.inference.export_recall import questions_of, recall_against_full
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import WrittenVectors
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.search.packed import Precision
 
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrec import columns
-from mmrec.assembly import Advance, Notify, ignore
 from mmrec.errors import RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.inference.recommender import Recommender, scored_columns
 from mmrec.inference.requests import check_requests, read_candidates, read_requests, read_users
 from mmrec.inference.scoring import Request
 from mmrec.inference.tables import check_output, id_type, row_writer
+from mmrec.notices import Advance, Notify, ignore
 
 SCORES = pa.schema(
     [

@@ -15,16 +15,7 @@ import torch
 from accelerate import Accelerator
 
 import mmrec
-from mmrec.assembly import (
-    Assembly,
-    Meter,
-    Notify,
-    assemble,
-    choose_device,
-    ignore,
-    silent_meter,
-    split_fingerprint,
-)
+from mmrec.assembly import Assembly, assemble, choose_device, split_fingerprint
 from mmrec.build import save_preprocessors
 from mmrec.build_training import build_loader, build_loss, build_optimizer, build_settings, build_trackers
 from mmrec.commands.encoding_work import WorkLog
@@ -41,6 +32,7 @@ from mmrec.feed.splits import Cases, Split
 from mmrec.feed.trends import popularity_trends
 from mmrec.inference.device_contents import device_room, keep_on_device
 from mmrec.model.recommender import RecommenderModel
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.run_folder import RunFolder
 from mmrec.storage import atomic_file
 from mmrec.training.accelerator import open_accelerator

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mmrec.assembly import Advance, Meter, Notify, assemble, choose_device, ignore, silent_meter, split_fingerprint
+from mmrec.assembly import assemble, choose_device, split_fingerprint
 from mmrec.commands.train import check_settings, training_ids
 from mmrec.commands.tune_trials import run_trials
 from mmrec.config import Config
 from mmrec.errors import ArtifactError, ConfigError
 from mmrec.feed.catalogue import Catalogue
+from mmrec.notices import Advance, Meter, Notify, ignore, silent_meter
 from mmrec.process import launched_processes, thread_share
 from mmrec.tuning.folder import Plan, TuneFolder
 from mmrec.tuning.results import TrialRecord, TuneResult, cell, short_names, shortened

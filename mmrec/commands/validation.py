@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrec.assembly import Assembly, Notify
+from mmrec.assembly import Assembly
 from mmrec.config import Config
 from mmrec.errors import ConfigError, near_names
 from mmrec.evaluation.calibration import KNOWN_BONUS, REPEAT_BONUS, TREND_WEIGHT, Calibration, calibrated_metrics
@@ -22,6 +22,7 @@ from mmrec.feed.splits import Cases, Split
 from mmrec.inference.encoding import ModelScorer, encode_catalogue
 from mmrec.model.gather import gather_plain
 from mmrec.model.item_encoder import ITEM_ID
+from mmrec.notices import Notify
 from mmrec.training.ranks import Ranks
 
 VALUE_LOSSES = frozenset({"bce", "mse"})

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmrec import columns
-from mmrec.assembly import Assembly, Meter, Notify, assemble, choose_device, ignore, silent_meter
+from mmrec.assembly import Assembly, assemble, choose_device
 from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import MANIFEST
@@ -34,6 +34,7 @@ from mmrec.inference.encoding import Progress, encode_catalogue
 from mmrec.inference.references import Reference, reference_name
 from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.run_folder import RunFolder
 from mmrec.storage import content_hash
 from mmrec.training.checkpoint import MODEL, best_checkpoint, read_checkpoint

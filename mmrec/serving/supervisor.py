@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError, RequestError
+from mmrec.notices import Notify
 
 _LOOK_SECONDS = 0.2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
@@ -23,7 +24,6 @@ _STEADY_SECONDS = 60.0
 """A worker that lived as long starts again at once."""
 _KINDS = {kind.__name__: kind for kind in (ArtifactError, ConfigError, FeedError, RequestError)}
 
-Notify = Callable[[str], None]
 Work = Callable[[int, Notify, Callable[[], None]], None]
 """What a worker does: given its number, it tells what it is about, says when it is ready, and returns when told to end."""
 

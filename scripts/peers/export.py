@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from mmrec.assembly import assemble, choose_device, silent_meter, split_fingerprint
+from mmrec.assembly import assemble, choose_device, split_fingerprint
 from mmrec.commands.evaluate import content_vectors
 from mmrec.config_file import load_config
 from mmrec.evaluation.settings import settings_of
@@ -18,6 +18,7 @@ from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
+from mmrec.notices import silent_meter
 from mmrec.storage import RaggedArray, atomic_file, write_json
 
 ABOUT = "about.json"

@@ -14,7 +14,6 @@ import torch
 from data_tools.split_choices import SplitChoices
 from data_tools.splits import write_split
 from mmrec import Post
-from mmrec.assembly import ignore, silent_meter
 from mmrec.commands.evaluate import Evaluated, compare_runs, content_vectors, evaluate_run
 from mmrec.commands.train import train_run
 from mmrec.config import validate
@@ -22,6 +21,7 @@ from mmrec.errors import ArtifactError, MmrecError
 from mmrec.evaluation.crossmodal import FROZEN, CrossModal, choose_questions
 from mmrec.feed.splits import TEST_COLD, VALIDATION_COLD, Split
 from mmrec.inference.recommender import Recommender
+from mmrec.notices import ignore, silent_meter
 from mmrec.run_folder import RunFolder
 from mmrec.storage import read_json
 from tests.tiny_run import (

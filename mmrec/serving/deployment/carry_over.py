@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mmrec.assembly import Notify, ignore
 from mmrec.errors import MmrecError
+from mmrec.notices import Notify, ignore
 from mmrec.serving.answers.service import Service
 from mmrec.serving.posts.post_vectors import Content
 from mmrec.serving.stores.store import StoredPost

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrec.assembly import Meter, Notify, ignore, silent_meter
 from mmrec.errors import ArtifactError, MmrecError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.projection import read_projection
 from mmrec.inference.recommender import Recommender
+from mmrec.notices import Meter, Notify, ignore, silent_meter
 from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.choice import Choice, Names, base_of
 from mmrec.serving.deployment.model_folder import ModelFolder, Places

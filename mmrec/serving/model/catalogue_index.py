@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from mmrec.assembly import Notify
 from mmrec.errors import ConfigError, MmrecError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import last_scale, open_store
+from mmrec.notices import Notify
 from mmrec.search.index import ExactStore, Store, VectorRows
 from mmrec.search.spare import SpareStore
 from mmrec.serving.stores.store_place import StorePlace

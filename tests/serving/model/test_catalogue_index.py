@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrec.commands.serve import _rebuild
+from mmrec.commands.serving_process import _rebuild
 from mmrec.errors import ConfigError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import open_store
