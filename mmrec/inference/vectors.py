@@ -34,6 +34,9 @@ from mmrec.preprocessing.text import TextPreprocessor
 _AT_ONCE = 256
 """Posts decoded and encoded together; bounds memory."""
 
+_LAST_BYTES = 1 << 26
+"""Encoded pictures that are kept to be compared with those of the next call."""
+
 _HINTS = 20
 """Unknown ids of one call that are told their near names, which takes milliseconds."""
 
@@ -137,7 +140,7 @@ class ItemVectors:
         self._read(asked)
         asked.entries |= {identity: asked.entries[first] for identity, first in asked.again.items()}
         if asked.posts:
-            self._last = {content: asked.entries[first] for content, first in asked.first.items() if _stays(content)}
+            self._last = _comparable(asked)
         keys, vectors = self._known(asked.rows, asked.posts)
         rows = {key: row for row, key in enumerate(keys)}
 
@@ -310,9 +313,19 @@ def _known_before(asked: _Asked, content: object, identity: int) -> bool:
     return True
 
 
-def _stays(content: object) -> bool:
-    """Say whether what tells equal posts is caption and picture as such: a file may change from call to call."""
-    match content:
-        case (_, None | bytes()):
-            return True
-    return False
+def _comparable(asked: _Asked) -> dict[object, _Entry]:
+    """Return entries by caption and encoded picture, as long as these are small; a file may change from call to call."""
+    found: dict[object, _Entry] = {}
+    room = _LAST_BYTES
+    for content, first in asked.first.items():
+        match content:
+            case (_, None):
+                size = 0
+            case (_, bytes(image)):
+                size = len(image)
+            case _:
+                continue
+        if size <= room:
+            room -= size
+            found[content] = asked.entries[first]
+    return found

@@ -193,6 +193,21 @@ class TestOnce:
         assert hashed[-1:] == ["words"]
         assert resolver.num_encoded == 3 + 1 + 4 + 1, "its vector was forgotten"
 
+    def test_large_pictures_are_not_kept_to_be_compared(
+        self, resolver: ItemVectors, tiny_feed: TinyFeed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hashed = []
+        monkeypatch.setattr(
+            module, "source_key", lambda post, **settings: hashed.append(post.name) or source_key(post, **settings)
+        )
+        small, large = sorted((tiny_feed.image(name).read_bytes() for name in ("p01", "p05")), key=len)
+        monkeypatch.setattr(module, "_LAST_BYTES", len(small))
+        posts = [Post("red", large, name="large"), Post("red", small, name="small"), Post("blue", name="words")]
+        resolver.resolve(posts)
+        hashed.clear()
+        assert resolver.resolve(posts).positions.tolist() == [0, 1, 2]
+        assert hashed == ["large"]
+
     def test_any_sequence_of_references(self, resolver: ItemVectors) -> None:
         """Which object stands for what must not depend on how long the objects live."""
         assert resolver.resolve(Made([1, 2, 1, 3, 2])).positions.tolist() == [0, 1, 0, 2, 1]
