@@ -20,8 +20,8 @@ device works such tokens off while the host is still starting the small operatio
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_DEVICE = 1 << 14, 1 << 17
 """Tokens of a bucket at most, padding included."""
 STEP = 4
-SMALL_PRODUCT = 64
-"""Matrix products with fewer rows than this may take other code paths on a CPU, which differ in the last bit."""
+SMALL_PRODUCT = 16
+"""Matrix products with fewer rows than this take other code paths on a CPU with AVX-512, which differ in the last bit."""
 
 
 def plan_buckets(
@@ -56,8 +56,8 @@ def plan_exact(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[npt.N
     """Split rows into buckets whose padded length is each row's own length, rounded up to a multiple of ``STEP``.
 
     Sums over a row then run over the same numbers in the same order whatever its neighbours are, which is what makes
-    a frozen trunk's output the same to the last bit in a cache and in a live run (on a CPU; rounding to half precision
-    would otherwise turn differences of 1e-6 into differences of 1e-3).
+    a frozen trunk's output the same to the last bit in a cache and in a live run (in one thread of a CPU with AVX-512;
+    elsewhere rounding to half precision turns differences of 1e-6 into differences of 1e-3, in two of a thousand values).
 
     Args:
         lengths: shape (rows,), all >= 1.

@@ -2,8 +2,8 @@
 
 There is no padding and there are no buckets, whose small products leave a processor half idle; on a CPU a few captions
 take half the time.  A caption's states do not depend on its neighbours: each product has the same rows whatever else it
-holds, and captions of one length attend together.  In one thread that is so to the last bit; where several share out a
-product of few rows, they may add up in another order.
+holds, and captions of one length attend together.  In one thread of a processor with AVX-512 that is so to the last bit;
+with AVX2 the last rows of a product are added up in another order, and so may be those that several threads share out.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def run_packed(
     def piece(captions: slice) -> Tensor:
         some, first = sizes[captions], int(ends[captions.start] - sizes[captions.start])
         total = int(some.sum())
-        # Matrix products with few rows may take other code paths, which differ in the last bit.
+        # Few rows would take other code paths.
         repeats = -(-SMALL_PRODUCT // total)
         return run(torch.cat([values[first : first + total]] * repeats), np.tile(some, repeats))[:total]
 

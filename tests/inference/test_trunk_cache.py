@@ -23,6 +23,7 @@ from mmrec.inference import trunk_cache
 from mmrec.inference.trunk_cache import CacheEstimate, TrunkCache, build_trunk_cache, round_states
 from mmrec.storage import RaggedArray
 from tests.encoders.tiny_models import VOCABULARY, bert, vit
+from tests.products import most_that_differ, rows_keep_their_bits
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -106,16 +107,20 @@ def test_cached_equals_live_whatever_the_batch(tmp_path: Path, dtype: str, modal
     rows = np.random.default_rng(1).permutation(source.count)
     cached = cache.gather(rows)
     assert cached.states.dtype == torch.float32
+    # Where states differ in the last bit, some are rounded to the next number of the format.
+    near = 1e-5 if rows_keep_their_bits() or dtype == "float32" else 3e-3
     with torch.no_grad():
         for place, row in enumerate(rows[:9]):
             live = round_states(encoder.trunk(source.gather(np.array([row]))), dtype)
             kept = cached.states.split(cached.lengths.tolist())[place]
-            assert float((live.states != kept).float().mean()) < 2e-3
+            different = float((live.states != kept).float().mean())
+            assert different < most_that_differ(2e-3, rounded=1.0 if dtype == "float32" else 2e-2)
+            torch.testing.assert_close(live.states, kept, rtol=1e-2 if dtype == "bfloat16" else 2e-3, atol=1e-4)
             ours = mean_tokens(encoder(cache.gather(np.array([row]))))
-            torch.testing.assert_close(ours, mean_tokens(encoder(live)), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours, mean_tokens(encoder(live)), rtol=near, atol=near)
         together = mean_tokens(encoder(cached))
         everything = mean_tokens(encoder(round_states(encoder.trunk(source.gather(rows)), dtype)))
-        torch.testing.assert_close(together, everything, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together, everything, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize(("dtype", "kept_bits"), [("float16", 10), ("bfloat16", 7)])
