@@ -175,20 +175,20 @@ def test_forbidden_file_names() -> None:
     assert not [path for path in SOURCES if path.stem in {"utils", "helpers", "common", "misc"}]
 
 
-def test_import_and_help_are_light() -> None:
+@pytest.mark.parametrize(
+    ("imported", "heavy"),
+    [
+        (
+            "mmrec, mmrec.cli, data_tools.cli",
+            {"torch", "pandas", "transformers", "timm", "matplotlib", "faiss", "numpy"},
+        ),
+        # It watches over the processes of a service.
+        ("mmrec.commands.serve", {"torch", "pandas", "transformers", "fastapi", "uvicorn"}),
+    ],
+)
+def test_what_starts_at_once_is_light(imported: str, heavy: set[str]) -> None:
     script = (
-        "import sys, mmrec, mmrec.cli, data_tools.cli\n"
-        "heavy = {'torch', 'pandas', 'transformers', 'timm', 'matplotlib', 'faiss', 'numpy'} & set(sys.modules)\n"
-        "sys.exit(f'imported at start: {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_watches_over_the_processes_of_a_service_is_light() -> None:
-    script = (
-        "import sys, mmrec.commands.serve\n"
-        "heavy = {'torch', 'pandas', 'transformers', 'fastapi', 'uvicorn'} & set(sys.modules)\n"
+        f"import sys, {imported}\nheavy = {heavy} & set(sys.modules)\n"
         "sys.exit(f'imported at start: {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

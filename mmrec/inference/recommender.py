@@ -218,8 +218,7 @@ class Recommender:
         for reference in resolved.references:
             if reference.error_message is not None:
                 raise RequestError("usable posts", got=reference.error_message)
-        positions = torch.tensor([reference.position for reference in resolved.references], dtype=torch.long)
-        return np.asarray(resolved.vectors[positions].numpy())
+        return np.asarray(resolved.vectors.numpy()[resolved.positions])
 
     def score(
         self,

@@ -309,7 +309,8 @@ def _known_before(asked: _Asked, content: object, identity: int) -> bool:
     first = asked.first.setdefault(content, identity)
     if first == identity:
         return False
-    asked.again[identity] = first
+    # One that was told by its own content to be new may by its hash be none.
+    asked.again[identity] = asked.again.get(first, first)
     return True
 
 

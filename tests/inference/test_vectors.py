@@ -193,6 +193,13 @@ class TestOnce:
         assert hashed[-1:] == ["words"]
         assert resolver.num_encoded == 3 + 1 + 4 + 1, "its vector was forgotten"
 
+    def test_one_file_by_several_names(self, resolver: ItemVectors, tiny_feed: TinyFeed) -> None:
+        """Posts that differ as they are written, and only their hashes tell that they are one."""
+        path = tiny_feed.image("p01")
+        posts = [Post("red", image) for image in (str(path), path, path, [path], [str(path)], path)]
+        assert resolver.resolve(posts).positions.tolist() == [0] * 6
+        assert resolver.num_encoded == 1
+
     def test_large_pictures_are_not_kept_to_be_compared(
         self, resolver: ItemVectors, tiny_feed: TinyFeed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
