@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mmrec.errors import MmrecError
 
+_T = TypeVar("_T")
 MEDIA_TYPE = "application/problem+json"
 _TITLES = {
     400: "Bad request",
@@ -84,6 +86,23 @@ def unknown_item(item_id: str) -> ProblemError:
 def too_many(what: str, *, limit: int, got: int, where: str, fix: str = "") -> ProblemError:
     """Return the refusal of more than a request may ask for."""
     return ProblemError(422, f"at most {limit} {what}", got=str(got), where=where, fix=fix)
+
+
+def settled(work: Callable[[], _T]) -> _T | MmrecError:
+    """Return what some work brings, or why an entry cannot be used; what stops the whole request goes on."""
+    try:
+        return work()
+    except MmrecError as error:
+        if isinstance(error, ProblemError) and error.status != 422:
+            raise
+        return error
+
+
+def or_raise(outcome: _T | MmrecError) -> _T:
+    """Return what some work brought, see :func:`settled`, or raise its error."""
+    if isinstance(outcome, MmrecError):
+        raise outcome
+    return outcome
 
 
 def problem_body(status: int, detail: str, *, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> bytes:

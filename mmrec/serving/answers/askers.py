@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from mmrec.serving.model.model_worker import ModelWorker
 from mmrec.serving.posts.live_items import Item, LiveItems
 from mmrec.serving.posts.references import Parts
 from mmrec.serving.posts.resolver import Resolver, Started, item_key
-from mmrec.serving.problems import ProblemError, too_many
+from mmrec.serving.problems import ProblemError, or_raise, settled, too_many
 from mmrec.serving.schemas import Asker, Candidate, RawPost, Unused
 from mmrec.serving.trace import Trace
 
@@ -97,10 +96,7 @@ class Askers:
             ProblemError: both or neither are given, the history is too long, or nothing in it can be used.
         """
         trace.user_id = None if user_id is None else str(user_id)
-        found = self.several([(user_id, history)], parts, trace)[0]
-        if isinstance(found, MmrecError):
-            raise found
-        return found
+        return or_raise(self.several([(user_id, history)], parts, trace)[0])
 
     def several(
         self,
@@ -194,9 +190,6 @@ class Askers:
         return _Asker(note, UserJob(items, None), begun.seen, posts)
 
 
-_T = TypeVar("_T")
-
-
 @dataclass(frozen=True)
 class _Begun:
     """A history whose posts are on their way: all that count, the position of the first of them, ids of all."""
@@ -217,13 +210,3 @@ class _Asker:
 
     def as_asking(self, vectors: Vectors) -> Asking:
         return Asking(self.note, vectors, frozenset(post.key for post in self.past), self.seen, self.past)
-
-
-def settled(work: Callable[[], _T]) -> _T | MmrecError:
-    """Return what some work brings, or why an entry cannot be used; what stops the whole request goes on."""
-    try:
-        return work()
-    except MmrecError as error:
-        if isinstance(error, ProblemError) and error.status != 422:
-            raise
-        return error

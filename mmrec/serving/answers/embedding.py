@@ -12,7 +12,6 @@ import torch
 from mmrec.errors import MmrecError, RequestError
 from mmrec.model.scorer import shorten
 from mmrec.search.index import Vectors
-from mmrec.serving.answers.askers import settled
 from mmrec.serving.answers.service import Service
 from mmrec.serving.batch_schemas import (
     Embedding,
@@ -25,7 +24,7 @@ from mmrec.serving.batch_schemas import (
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.post_vectors import Content, Encoded
 from mmrec.serving.posts.references import Parts, content_of, is_data_url
-from mmrec.serving.problems import ProblemError, too_many
+from mmrec.serving.problems import ProblemError, settled, too_many
 from mmrec.serving.trace import Trace
 
 MODEL = "mmrec"
@@ -57,12 +56,8 @@ def embed(service: Service, request: EmbeddingRequest, parts: Parts, trace: Trac
         raise too_many("entries", limit=service.limits.posts, got=len(inputs), where="input")
 
     contents = [settled(partial(_content, entry, parts, service.limits)) for entry in inputs]
-    with trace.stage("decode"), service.posts.together() as start:
-        coming = [one if isinstance(one, MmrecError) else settled(partial(start, one)) for one in contents]
-    with trace.stage("encode"):
-        encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one)) for one in coming]
+    encoded = service.posts.encode(contents, trace)
     good = [one for one in encoded if isinstance(one, Encoded)]
-    trace.posts += [one.present for one in good]
     if len(good) < len(inputs):
         errors = [
             {"where": f"input.{number}", "message": str(one)}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
 from mmrec.errors import MmrecError, RequestError
-from mmrec.serving.answers.askers import settled
 from mmrec.serving.answers.service import Service
 from mmrec.serving.batch_schemas import BatchedPost, PublishBatchAnswer, PublishBatchRequest
 from mmrec.serving.posts.attributes import check_attributes
 from mmrec.serving.posts.post_vectors import Content, Encoded
 from mmrec.serving.posts.references import Parts, content_of
-from mmrec.serving.problems import too_many, unknown_item
+from mmrec.serving.problems import or_raise, settled, too_many, unknown_item
 from mmrec.serving.schemas import (
     DeleteAnswer,
     FeedbackAnswer,
@@ -48,10 +47,8 @@ class Publishing:
             RequestError: a post that cannot be read.
             StoreFailureError: it could not be kept.
         """
-        content, coming = self._start(request, parts, trace, self._service.posts.start)
-        with trace.stage("encode"):
-            encoded = trace.wait(coming)
-        trace.posts.append(encoded.present)
+        content = self._read(request, parts)
+        encoded = or_raise(self._service.posts.encode([content], trace)[0])
         trace.left()
         with trace.stage("store"):
             created = self._put(item_id, request, content, encoded)
@@ -72,25 +69,22 @@ class Publishing:
         posts, limit = request.items, self._service.limits.posts
         if len(posts) > limit:
             raise too_many("posts", limit=limit, got=len(posts), where="items", fix="Send several requests.")
-        started: list[tuple[Content, Future[Encoded]] | MmrecError] = []
+        contents: list[Content | MmrecError] = []
         names: set[str] = set()
-        with self._service.posts.together() as start:
-            for post in posts:
-                again = str(post.item_id) in names
-                names.add(str(post.item_id))
-                twice = RequestError("an id that no post before has", got=repr(post.item_id))
-                started.append(twice if again else settled(partial(self._start, post, parts, trace, start)))
-        with trace.stage("encode"):
-            encoded = [one if isinstance(one, MmrecError) else settled(partial(trace.wait, one[1])) for one in started]
-        trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
+        for post in posts:
+            again = str(post.item_id) in names
+            names.add(str(post.item_id))
+            twice = RequestError("an id that no post before has", got=repr(post.item_id))
+            contents.append(twice if again else settled(partial(self._read, post, parts)))
+        encoded = self._service.posts.encode(contents, trace)
         trace.left()
 
         def put(number: int) -> BatchedPost:
-            post, begun, vector = posts[number], started[number], encoded[number]
+            post, content, vector = posts[number], contents[number], encoded[number]
             created, error = False, str(vector) if isinstance(vector, MmrecError) else None
             try:
-                if isinstance(vector, Encoded) and not isinstance(begun, MmrecError):
-                    created = self._put(str(post.item_id), post, begun[0], vector)
+                if isinstance(vector, Encoded) and isinstance(content, Content):
+                    created = self._put(str(post.item_id), post, content, vector)
             except StoreFailureError:
                 error = "expected a post that the store keeps, got a failure. Try again."
             present = list(vector.present) if isinstance(vector, Encoded) and error is None else []
@@ -102,16 +96,12 @@ class Publishing:
             results = list(writers.map(put, range(len(posts))))
         return PublishBatchAnswer(request_id=trace.request_id, results=results, items=len(self._items))
 
-    def _start(
-        self, request: PublishRequest, parts: Parts, trace: Trace, start: Callable[[Content], Future[Encoded]]
-    ) -> tuple[Content, Future[Encoded]]:
-        """Check and decode a post and have it encoded."""
-        trace.left()
+    def _read(self, request: PublishRequest, parts: Parts) -> Content:
+        """Check a post and return it as it is encoded."""
         read = self._service.recommender.vectors.contents.read_attributes(request.attributes)
         content = content_of(request.caption, request.image, parts, self._service.limits, read)
         check_attributes(self._items.exported, request.attributes)
-        with trace.stage("decode"):
-            return content, start(content)
+        return content
 
     def _put(self, item_id: str, request: PublishRequest, content: Content, encoded: Encoded) -> bool:
         """Keep and offer a post; return whether its id is new."""

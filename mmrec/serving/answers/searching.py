@@ -15,7 +15,7 @@ from mmrec.serving.model.exported import Exported
 from mmrec.serving.posts.live_items import Ask, LiveItems
 from mmrec.serving.posts.post_vectors import PostVectors
 from mmrec.serving.posts.references import Parts, content_of
-from mmrec.serving.problems import ProblemError, too_many, unknown_item
+from mmrec.serving.problems import ProblemError, or_raise, too_many, unknown_item
 from mmrec.serving.schemas import FoundItem, Image, SearchAnswer, SearchRequest, SimilarRequest
 from mmrec.serving.trace import Trace
 
@@ -68,14 +68,8 @@ class Searching:
         if request.weights is not None:
             halves = [(request.text, None), (None, request.image)]
         asked = [(text, image) for text, image in halves if text is not None or image]
-        with trace.stage("decode"):
-            contents = [content_of(text, image, parts, self._limits) for text, image in asked]
-            with self._posts.together() as start:
-                coming = [start(content) for content in contents]
-        with trace.stage("encode"):
-            encoded = [trace.wait(future) for future in coming]
-        trace.posts += [one.present for one in encoded]
-        return [one.vector for one in encoded]
+        contents = [content_of(text, image, parts, self._limits) for text, image in asked]
+        return [or_raise(one).vector for one in self._posts.encode(contents, trace)]
 
     def similar(self, item_id: str, request: SimilarRequest, trace: Trace) -> SearchAnswer:
         """Return the items nearest to one, without itself.

@@ -11,7 +11,7 @@ import torch
 
 from mmrec.errors import MmrecError
 from mmrec.search.index import Vectors
-from mmrec.serving.answers.askers import Askers, Asking, settled
+from mmrec.serving.answers.askers import Askers, Asking
 from mmrec.serving.answers.pasts import Pasts
 from mmrec.serving.answers.recommending import Recommending
 from mmrec.serving.answers.searching import Searching
@@ -25,7 +25,7 @@ from mmrec.serving.posts.post_changes import PostChanges
 from mmrec.serving.posts.post_vectors import PostVectors
 from mmrec.serving.posts.references import Parts
 from mmrec.serving.posts.resolver import Resolved, Resolver
-from mmrec.serving.problems import too_many
+from mmrec.serving.problems import settled, too_many
 from mmrec.serving.schemas import (
     RecommendAnswer,
     RecommendRequest,
@@ -102,6 +102,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what was accepted, then let go of everything."""
+        self.posts.close()
         self.worker.close()
         self.store.close()
 

@@ -84,10 +84,8 @@ def _encode_again(service: Service, posts: Sequence[tuple[int, StoredPost]], *, 
     contents = [
         Content(stored.caption, service.store.pictures(stored.item_id), read(stored.attributes)) for _, stored in posts
     ]
-    with service.posts.together() as start:
-        coming = [start(content) for content in contents]
     offered = 0
-    for (number, stored), future in zip(posts, coming, strict=True):
+    for (number, stored), future in zip(posts, service.posts.start(contents), strict=True):
         try:
             encoded = future.result()
         except MmrecError as error:

@@ -63,7 +63,7 @@ class PartialVectors:
         pictures = self._store.pictures(item.item_id) if "image" in kept else ()
         caption = item.published.caption if "text" in kept else None
         attributes = item.published.attributes if "attributes" in kept else {}
-        coming = self._posts.start(Content(caption, pictures, attributes))
+        coming = self._posts.start([Content(caption, pictures, attributes)])[0]
         return lambda: trace.wait(coming).vector
 
     def _recall(self, row: int, kept: tuple[str, ...]) -> Vectors | None:

@@ -6,11 +6,11 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.posts import DecodedPost, Post, attribute_texts, decode_post
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.limits import Limits
-from mmrec.serving.problems import ProblemError
+from mmrec.serving.model.threads import Cores
+from mmrec.serving.problems import settled
 from mmrec.serving.stores.store import Attribute
+from mmrec.serving.trace import Trace
 from mmrec.storage import content_hash
 
 _SMALLEST_SIDE = 2
@@ -67,8 +69,14 @@ class Encoded:
 class _Claim:
     """A post that this caller is the first to ask for."""
 
+    content: Content
     key: str
     promise: Future[Encoded]
+
+
+class _Readable(NamedTuple):
+    """A decoded post, and the modalities that the model reads."""
+
     decoded: DecodedPost
     present: tuple[str, ...]
 
@@ -76,7 +84,7 @@ class _Claim:
 class PostVectors:
     """A cache of vectors in front of decoder and encoder.
 
-    A picture is decoded in the thread that asks, and encoded with those of other requests.
+    The pictures of a request are decoded beside each other, and encoded with those of other requests.
 
     Args:
         submit: encodes decoded posts, sooner or later; all or none of them.
@@ -100,7 +108,7 @@ class PostVectors:
         limits: Limits,
     ) -> None:
         self._submit, self._readable, self._side, self._max_images = submit, readable, side, max_images
-        self._limits = limits
+        self._limits, self._cores = limits, Cores(least=1)
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
         self._coming: dict[str, Future[Encoded]] = {}
         self._lock = threading.Lock()
@@ -109,39 +117,68 @@ class PostVectors:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def start(self, content: Content) -> Future[Encoded]:
-        """Return what will hold the vector of a post, or the error that says why there is none.
+    def start(
+        self, contents: Sequence[Content], *, check: Callable[[], object] = lambda: None
+    ) -> list[Future[Encoded]]:
+        """Return what will hold the vector of each post, or the error that says why there is none.
+
+        New ones are decoded by several threads, then sent to the encoder together: decoding one takes longer than the
+        encoder waits for the next, which would each be encoded alone.
+
+        Args:
+            contents: posts; those that are equal are encoded once.
+            check: called before each post is decoded; what it raises stops all.
 
         Raises:
             ProblemError: too much waits already.
         """
-        with self.together() as start:
-            return start(content)
-
-    @contextmanager
-    def together(self) -> Iterator[Callable[[Content], Future[Encoded]]]:
-        """Gather posts: what is given works as :meth:`start`, and all posts are sent to the encoder at the end.
-
-        Decoding one takes longer than the encoder waits for the next, which would each be encoded alone.
-
-        Raises:
-            ProblemError: too much waits already.
-        """
-        gathered: list[_Claim] = []
+        claims: list[_Claim] = []
+        keys = [content.key for content in contents]
+        promises = [self._promise(content, key, claims) for content, key in zip(contents, keys, strict=True)]
+        if not claims:
+            return promises
         try:
-            yield partial(self._start, gathered)
-            encodings = self._submit([claim.decoded for claim in gathered]) if gathered else []
+            decoded = self._cores.map(partial(self._decoded, check), claims)
+            good = [(claim, post) for claim, post in zip(claims, decoded, strict=True) if isinstance(post, _Readable)]
+            encodings = self._submit([post.decoded for _, post in good]) if good else []
         except BaseException as error:
             # Others may wait for these promises, so they are kept whatever happened here.
-            for claim in gathered:
-                self._settle(claim.key, claim.promise, error)
+            for claim in claims:
+                self._settle(claim, error)
             raise
-        for claim, encoding in zip(gathered, encodings, strict=True):
-            encoding.add_done_callback(partial(self._finish, claim))
+        for claim, outcome in zip(claims, decoded, strict=True):
+            if not isinstance(outcome, _Readable):
+                self._settle(claim, outcome)
+        for (claim, post), encoding in zip(good, encodings, strict=True):
+            encoding.add_done_callback(partial(self._finish, claim, post.present))
+        return promises
 
-    def _start(self, gathered: list[_Claim], content: Content) -> Future[Encoded]:
-        """Return a promise; where nobody else has made it, decode the post and gather it."""
-        key = content.key
+    def encode(self, contents: Sequence[Content | MmrecError], trace: Trace) -> list[Encoded | MmrecError]:
+        """Return what became of each post of a request.
+
+        Args:
+            contents: posts; one that could not be read keeps its error.
+            trace: of the request.
+
+        Raises:
+            ProblemError: too much waits already, or there is no time left.
+        """
+        with trace.stage("decode"):
+            good = [content for content in contents if isinstance(content, Content)]
+            coming = iter(self.start(good, check=trace.left))
+        with trace.stage("encode"):
+            encoded = [
+                one if isinstance(one, MmrecError) else settled(partial(trace.wait, next(coming))) for one in contents
+            ]
+        trace.posts += [one.present for one in encoded if isinstance(one, Encoded)]
+        return encoded
+
+    def close(self) -> None:
+        """Finish what is being decoded, then stop."""
+        self._cores.close()
+
+    def _promise(self, content: Content, key: str, claims: list[_Claim]) -> Future[Encoded]:
+        """Return what will hold a post's vector; where nobody else has claimed it, claim it."""
         promise: Future[Encoded] = Future()
         with self._lock:
             kept, coming = self._kept.get(key), self._coming.get(key)
@@ -153,14 +190,20 @@ class PostVectors:
                 return coming or promise
             self.misses += 1
             self._coming[key] = promise
-        try:
-            decoded = self.decode(content)
-            gathered.append(_Claim(key, promise, decoded, self._readable(decoded)))
-        except BaseException as error:
-            self._settle(key, promise, error)
-            if isinstance(error, ProblemError) or not isinstance(error, Exception):
-                raise
+        claims.append(_Claim(content, key, promise))
         return promise
+
+    def _decoded(self, check: Callable[[], object], claims: Sequence[_Claim]) -> list[_Readable | Exception]:
+        """Decode some posts; one that cannot be read gives its error."""
+        decoded: list[_Readable | Exception] = []
+        for claim in claims:
+            check()
+            try:
+                post = self.decode(claim.content)
+                decoded.append(_Readable(post, self._readable(post)))
+            except Exception as error:  # whatever is wrong with a post, it is told to those who asked for it
+                decoded.append(error)
+        return decoded
 
     def decode(self, content: Content) -> DecodedPost:
         """Check and decode a post.
@@ -187,23 +230,23 @@ class PostVectors:
             raise RequestError("a picture of more than one pixel", got="1 x 1", fix="Leave the picture out.")
         return picture
 
-    def _finish(self, claim: _Claim, done: Future[npt.NDArray[np.float32]]) -> None:
+    def _finish(self, claim: _Claim, present: tuple[str, ...], done: Future[npt.NDArray[np.float32]]) -> None:
         error = done.exception()
         if error is not None and not isinstance(error, MmrecError):
             _LOG.error("a post could not be encoded: %s", type(error).__name__)
             error = RequestError("a post that the model can encode", got=type(error).__name__, fix="Change the post.")
         if error is None and not np.isfinite(done.result()).all():
             error = RequestError("a vector of finite numbers", got="others", fix="Change the post.")
-        self._settle(claim.key, claim.promise, error or Encoded(done.result(), claim.present, claim.key))
+        self._settle(claim, error or Encoded(done.result(), present, claim.key))
 
-    def _settle(self, key: str, promise: Future[Encoded], outcome: Encoded | BaseException) -> None:
+    def _settle(self, claim: _Claim, outcome: Encoded | BaseException) -> None:
         with self._lock:
-            self._coming.pop(key, None)
+            self._coming.pop(claim.key, None)
             if isinstance(outcome, Encoded):
-                self._kept[key] = outcome
+                self._kept[claim.key] = outcome
                 while len(self._kept) > self._limits.cached_vectors:
                     self._kept.popitem(last=False)
         if isinstance(outcome, Encoded):
-            promise.set_result(outcome)
+            claim.promise.set_result(outcome)
         else:
-            promise.set_exception(outcome)
+            claim.promise.set_exception(outcome)

@@ -86,23 +86,22 @@ class Resolver:
         find: Callable[[str], Item | None],
     ) -> list[Started]:
         """Look ids up and have posts encoded, without waiting for them; see :meth:`resolve`."""
-        with self._posts.together() as start:
-            return [self._start(entry, number, parts, trace, find, start) for number, entry in enumerate(entries)]
+        read = [self._read(entry, number, parts, find) for number, entry in enumerate(entries)]
+        contents = [entry[1] for entry in read if not isinstance(entry, Resolved)]
+        if not contents:
+            return [entry for entry in read if isinstance(entry, Resolved)]
+        with trace.stage("decode"):
+            coming = iter(self._posts.start(contents, check=trace.left))
+        return [entry if isinstance(entry, Resolved) else (entry[0], next(coming)) for entry in read]
 
     def finish(self, started: Sequence[Started], trace: Trace) -> list[Resolved]:
         """Return what became of entries that were started."""
         return [entry if isinstance(entry, Resolved) else self._finish(*entry, trace) for entry in started]
 
-    def _start(
-        self,
-        entry: Candidate,
-        position: int,
-        parts: Parts,
-        trace: Trace,
-        find: Callable[[str], Item | None],
-        start: Callable[[Content], Future[Encoded]],
-    ) -> Started:
-        """Look an id up, or decode a post and have it encoded."""
+    def _read(
+        self, entry: Candidate, position: int, parts: Parts, find: Callable[[str], Item | None]
+    ) -> Resolved | tuple[str | int, Content]:
+        """Look an id up, or return the name and the content of a post."""
         post, item_id = (entry, entry.item_id) if isinstance(entry, RawPost) else (None, entry)
         item = None if item_id is None else find(str(item_id))
         if item is not None:
@@ -112,13 +111,8 @@ class Resolver:
         if post is None or (item_id is not None and post.caption is None and post.image is None):
             error = RequestError("the id of a known item", got=repr(item_id))
             return Resolved(name, "", None, (), str(error))
-        trace.left()
         try:
-            with trace.stage("decode"):
-                content = content_of(post.caption, post.image, parts, self._limits, post.attributes)
-                return name, start(content)
-        except ProblemError:
-            raise
+            return name, content_of(post.caption, post.image, parts, self._limits, post.attributes)
         except MmrecError as error:
             return Resolved(name, "", None, (), str(error))
 

@@ -80,18 +80,19 @@ class Inspection:
 
     def _read(self, content: Content, trace: Trace) -> _Post:
         """Encode a post, and what is left of it where it has both modalities and the model reads both."""
-        posts = self._service.posts
-        with trace.stage("decode"):
-            coming = posts.start(content)
-        with trace.stage("encode"):
-            whole = trace.wait(coming)
+        whole = self._encoded([content], trace)[0]
         if not {"text", "image"} <= set(whole.present):
             return _Post(whole, {})
         left: dict[Removed, Content] = {"text": replace(content, caption=None), "image": replace(content, pictures=())}
+        vectors = [encoded.vector for encoded in self._encoded(list(left.values()), trace)]
+        return _Post(whole, dict(zip(left, vectors, strict=True)))
+
+    def _encoded(self, contents: Sequence[Content], trace: Trace) -> list[Encoded]:
+        """Encode posts, without counting them among those that callers brought."""
+        with trace.stage("decode"):
+            coming = self._service.posts.start(contents, check=trace.left)
         with trace.stage("encode"):
-            with posts.together() as start:
-                started = {name: start(what) for name, what in left.items()}
-            return _Post(whole, {name: trace.wait(future).vector for name, future in started.items()})
+            return [trace.wait(future) for future in coming]
 
     def _nearest(self, vector: Vectors, *, k: int, own: str) -> list[Hit]:
         nothing = np.zeros(0, dtype=np.int64)

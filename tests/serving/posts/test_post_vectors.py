@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 
 from mmrec.errors import RequestError
 from mmrec.inference.posts import DecodedPost
+from mmrec.preprocessing.pictures import PictureError
 from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
-from mmrec.serving.posts.post_vectors import Content, PostVectors
+from mmrec.serving.posts.post_vectors import Content, Encoded, PostVectors
 from mmrec.serving.problems import ProblemError
+from mmrec.serving.trace import Trace
 
 
 class Encoder:
@@ -39,44 +42,69 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture
-def posts(encoder: Encoder) -> PostVectors:
-    return PostVectors(encoder, lambda post: ("text",), side=8, max_images=1, limits=Limits(caption_length=9))
+def posts(encoder: Encoder) -> Iterator[PostVectors]:
+    posts = PostVectors(encoder, lambda post: ("text",), side=8, max_images=1, limits=Limits(caption_length=9))
+    yield posts
+    posts.close()
 
 
 def words(caption: str) -> Content:
     return Content(caption, ())
 
 
-def test_gathered_posts_are_sent_together_each_once(encoder: Encoder, posts: PostVectors) -> None:
-    with posts.together() as start:
-        coming = [start(words(caption)) for caption in ("a", "bb", "a", "too long a one", "ccc")]
-        assert encoder.sent == []
+def test_posts_are_sent_together_each_once(encoder: Encoder, posts: PostVectors) -> None:
+    coming = posts.start([words(caption) for caption in ("a", "bb", "a", "too long a one", "ccc")])
     assert encoder.sent == [["a", "bb", "ccc"]]
     assert [float(coming[place].result(0).vector[0]) for place in (0, 1, 2, 4)] == [1, 2, 1, 3]
     with pytest.raises(RequestError, match="at most 9"):
         coming[3].result(0)
-    assert float(posts.start(words("bb")).result(0).vector[0]) == 2
+    assert float(posts.start([words("bb")])[0].result(0).vector[0]) == 2
     assert len(encoder.sent) == 1
     assert (posts.hits, posts.misses) == (2, 4)
 
 
+def test_a_post_that_cannot_be_read_spoils_no_other(encoder: Encoder, posts: PostVectors) -> None:
+    none, damaged = RequestError("a post", got="none"), Content(None, (b"no picture",))
+    read, other, good = posts.encode([none, damaged, words("ccc")], Trace("score", seconds=5.0))
+    assert read is none
+    assert isinstance(other, PictureError)
+    assert isinstance(good, Encoded)
+    assert encoder.sent == [["ccc"]]
+
+
+def test_pictures_of_a_request_are_decoded_beside_each_other(
+    posts: PostVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmrec.serving.model.threads._ALL", 2)
+    both, decode = threading.Barrier(2), posts.decode
+
+    def meet(content: Content) -> DecodedPost:
+        both.wait(10)
+        return decode(content)
+
+    monkeypatch.setattr(posts, "decode", meet)
+    coming = posts.start([words("a"), words("bb")])
+    assert [float(future.result(10).vector[0]) for future in coming] == [1, 2]
+
+
 def test_who_waits_for_posts_that_are_not_sent_is_told(encoder: Encoder, posts: PostVectors) -> None:
-    waiting: list[Future[object]] = []
+    waiting: list[Future[Encoded]] = []
 
     def gather(stop: Exception | None) -> None:
-        with posts.together() as start:
-            first = start(words("a"))
-            waiting[:] = [first, posts.start(words("a"))]  # type: ignore[list-item]
+        def check() -> None:
+            waiting[:] = posts.start([words("a")])
             if stop:
                 raise stop
 
+        waiting[:] = posts.start([words("a")], check=check)
+
     with pytest.raises(KeyError):
         gather(KeyError("stop"))
-    assert all(isinstance(future.exception(0), KeyError) for future in waiting)
+    assert isinstance(waiting[0].exception(0), KeyError)
     encoder.full = True
     with pytest.raises(ProblemError):
         gather(None)
-    assert all(isinstance(future.exception(0), ProblemError) for future in waiting)
+    assert isinstance(waiting[0].exception(0), ProblemError)
     encoder.full = False
     gather(None)
     assert encoder.sent == [["a"]]
