@@ -7,12 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from mmrec.serving.problems import ProblemError, overloaded
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class _Entry(Generic[_Job, _Result]):
+    """A job that waits, and the number of the call that brought it."""
+
+    job: _Job
+    future: Future[_Result]
+    cost: int
+    call: int
 
 
 class Batcher(Generic[_Job, _Result]):
@@ -26,7 +37,8 @@ class Batcher(Generic[_Job, _Result]):
         most: jobs of a batch.
         budget: what the jobs of a batch may cost together; one that costs more runs alone.
         cost: of a job.
-        seconds: how long the first of them waits for others; where the last one found none, it does not wait.
+        seconds: how long the first of them waits for those of other callers; where the last one found none, it does not
+            wait.
         waiting: jobs that may wait; more are refused.
         on_batch: told the size of every batch; where it fails, so do the batch's jobs.
         begin: called by the thread before its first batch.
@@ -47,8 +59,8 @@ class Batcher(Generic[_Job, _Result]):
         self._begin = begin
         self._run, self._most, self._seconds, self._limit, self._on_batch = run, most, seconds, waiting, on_batch
         self._budget, self._cost_of = budget, cost
-        self._queue: deque[tuple[_Job, Future[_Result], int]] = deque()
-        self._waiting_cost, self._company, self._busy = 0, True, False
+        self._queue: deque[_Entry[_Job, _Result]] = deque()
+        self._waiting_cost, self._calls, self._company, self._busy = 0, 0, True, False
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="mmrec-model", daemon=True)
@@ -74,16 +86,20 @@ class Batcher(Generic[_Job, _Result]):
         Raises:
             ProblemError: too many wait, or the service is stopping.
         """
-        entries = [(job, Future[_Result](), self._cost_of(job)) for job in jobs]
+        costs = [self._cost_of(job) for job in jobs]
         with self._changed:
             if self._closed:
                 raise ProblemError(503, "a service that runs", got="one that is stopping", fix="Ask another replica.")
-            if len(self._queue) + len(entries) > self._limit:
+            if len(self._queue) + len(jobs) > self._limit:
                 raise overloaded("posts that wait to be encoded", limit=self._limit)
+            self._calls += 1
+            entries: list[_Entry[_Job, _Result]] = [
+                _Entry(job, Future(), cost, self._calls) for job, cost in zip(jobs, costs, strict=True)
+            ]
             self._queue += entries
-            self._waiting_cost += sum(cost for _, _, cost in entries)
+            self._waiting_cost += sum(costs)
             self._changed.notify()
-        return [future for _, future, _ in entries]
+        return [entry.future for entry in entries]
 
     def do(self, job: _Job) -> Future[_Result]:
         """Do a job at once, in the calling thread, where nobody came beside the last one; queue it otherwise.
@@ -128,26 +144,24 @@ class Batcher(Generic[_Job, _Result]):
             while self._busy:
                 self._changed.wait()
             taken = self._taken()
-            self._company = len(taken) + len(self._queue) > 1
+            self._company = len({entry.call for entry in [*taken, *self._queue]}) > 1
             self._busy = bool(taken)
-            return taken
+            return [(entry.job, entry.future) for entry in taken]
 
     @property
     def _enough(self) -> bool:
         """Whether what waits fills a batch."""
         return len(self._queue) >= self._most or self._waiting_cost >= self._budget
 
-    def _taken(self) -> list[tuple[_Job, Future[_Result]]]:
+    def _taken(self) -> list[_Entry[_Job, _Result]]:
         """Take the jobs of the next batch out of the queue, in their order."""
-        taken: list[tuple[_Job, Future[_Result]]] = []
+        taken: list[_Entry[_Job, _Result]] = []
         spent = 0
         while self._queue and len(taken) < self._most:
-            job, future, cost = self._queue[0]
-            if taken and spent + cost > self._budget:
+            if taken and spent + self._queue[0].cost > self._budget:
                 break
-            self._queue.popleft()
-            spent += cost
-            taken.append((job, future))
+            taken.append(self._queue.popleft())
+            spent += taken[-1].cost
         self._waiting_cost -= spent
         return taken
 

@@ -52,6 +52,13 @@ def test_who_comes_alone_does_not_wait_again() -> None:
     batcher.close()
 
 
+def test_jobs_of_one_caller_are_no_company() -> None:
+    batcher = Doubler().batcher(most=1000, seconds=60.0, budget=10)
+    assert [future.result(20) for future in batcher.submit_all([5, 5])] == [10, 10], "enough for a batch"
+    assert [future.result(20) for future in batcher.submit_all([1, 1])] == [2, 2], "no other caller is waited for"
+    batcher.close()
+
+
 def test_a_batch_costs_no_more_than_the_budget() -> None:
     run = Doubler(held=True)
     batcher = run.batcher(most=4, seconds=0.0, budget=10)
