@@ -15,6 +15,8 @@ import torch
 from mmrec.build import BuiltEncoder, build_encoders, build_model
 from mmrec.config import Config
 from mmrec.encoders.base import ContentEncoder
+from mmrec.encoders.compute import ComputeDtype, emulates_bfloat16
+from mmrec.encoders.cut import CutEncoder
 from mmrec.errors import ConfigError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import Histories
@@ -44,6 +46,8 @@ class Assembly:
         model: the recommender, on ``device``.
         reader: the items' contents, from caches where a trunk is frozen.
         device: where it computes.
+        bases: fingerprints of the frozen weights as they were loaded, by modality.
+        compute_dtype: number format in which the encoders run.
     """
 
     config: Config
@@ -53,6 +57,8 @@ class Assembly:
     model: RecommenderModel
     reader: ItemReader
     device: torch.device
+    bases: Mapping[str, str]
+    compute_dtype: ComputeDtype = "float32"
 
     @property
     def words(self) -> TextPreprocessor | None:
@@ -71,15 +77,6 @@ class Assembly:
         """What turns attributes into codes."""
         found = [e.preprocessor for e in self.encoders.values() if isinstance(e.preprocessor, AttributePreprocessor)]
         return found[0] if found else None
-
-    @property
-    def bases(self) -> dict[str, str]:
-        """Fingerprints of the frozen weights, by modality."""
-        return {
-            name: print_
-            for name, built in self.encoders.items()
-            if (print_ := cast("ContentEncoder", built.module).trunk_fingerprint())
-        }
 
     @property
     def trunks(self) -> dict[str, LiveTrunk]:
@@ -132,6 +129,7 @@ def assemble(
     event_names: Sequence[str] | None = None,
     preprocessing: Path | None = None,
     fill_caches: bool = True,
+    compute_dtype: ComputeDtype = "float32",
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> Assembly:
@@ -145,18 +143,38 @@ def assemble(
         event_names: names of events that the model knows; None takes the feed's own.
         preprocessing: folder of the preprocessors that a run was trained with; None takes those of the encoders.
         fill_caches: run trunks over what their caches lack; otherwise such a trunk runs where an item is read.
+        compute_dtype: number format in which encoders of captions and pictures run; float32 where they are trained.
         notify: told about caches before they are written.
         meter: shows the progress of caches.
+
+    Raises:
+        ConfigError: an encoder does not run in that format.
     """
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     if event_names is not None:
         histories = with_event_names(histories, event_names)
     encoders = build_encoders(config, catalogue, ids=ids, saved=preprocessing)
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
+    bases = _bases(encoders)
+    if compute_dtype == "bfloat16":
+        _narrow(encoders, device, notify)
     reader = build_reader(
         config, catalogue, encoders, ids, device=device, fill_caches=fill_caches, notify=notify, meter=meter
     )
-    return Assembly(config, catalogue, histories, encoders, model, reader, device)
+    return Assembly(config, catalogue, histories, encoders, model, reader, device, bases, compute_dtype)
+
+
+def _bases(encoders: Mapping[str, BuiltEncoder]) -> dict[str, str]:
+    found = {name: cast("ContentEncoder", built.module).trunk_fingerprint() for name, built in encoders.items()}
+    return {name: fingerprint for name, fingerprint in found.items() if fingerprint}
+
+
+def _narrow(encoders: Mapping[str, BuiltEncoder], device: torch.device, notify: Notify) -> None:
+    if emulates_bfloat16(device):
+        notify("this machine has no products of bfloat16: float32 is faster here")
+    for built in encoders.values():
+        if isinstance(built.module, CutEncoder):
+            built.module.to(device).narrow()
 
 
 def with_event_names(histories: Histories, names: Sequence[str]) -> Histories:

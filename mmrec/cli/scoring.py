@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.shared import DeviceOption, FeedOption, JsonOption, RunArgument, app, notify, print_summary
+from mmrec.cli.shared import (
+    ComputeOption,
+    DeviceOption,
+    FeedOption,
+    JsonOption,
+    RunArgument,
+    app,
+    notify,
+    print_summary,
+)
 from mmrec.console import print_json, print_table, print_text, progress
 
 
@@ -26,6 +35,7 @@ def evaluate(
     ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
+    compute_dtype: ComputeOption = "float32",
     *,
     knockout: Annotated[bool, typer.Option(help="Measure what each modality is worth.")] = True,
     as_json: JsonOption = False,
@@ -36,7 +46,16 @@ def evaluate(
     keep_freed_memory()
     from mmrec.commands.evaluate import compare_runs, evaluate_run
 
-    result = evaluate_run(run, part=split, feed=feed, device=device, knockouts=knockout, notify=notify, meter=progress)
+    result = evaluate_run(
+        run,
+        part=split,
+        feed=feed,
+        device=device,
+        compute_dtype=compute_dtype,
+        knockouts=knockout,
+        notify=notify,
+        meter=progress,
+    )
     comparison = None if against is None else compare_runs(run, against, part=split)
     if as_json:
         print_json(result.report.to_dict() | ({} if comparison is None else {"against": comparison.to_dict()}))
@@ -70,6 +89,7 @@ def score(
     ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
+    compute_dtype: ComputeOption = "float32",
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +98,15 @@ def score(
 
     with progress("requests") as advance:
         summary = score_file(
-            run, requests=requests, out=out, candidates=candidates, feed=feed, device=device, progress=advance
+            run,
+            requests=requests,
+            out=out,
+            candidates=candidates,
+            feed=feed,
+            device=device,
+            compute_dtype=compute_dtype,
+            progress=advance,
+            notify=notify,
         )
     print_summary("Scores", summary, as_json=as_json)
 
@@ -94,6 +122,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="Items for each user.")] = 20,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
+    compute_dtype: ComputeOption = "float32",
     *,
     new_only: Annotated[bool, typer.Option("--new-only", help="Leave out what is in the user's history.")] = False,
     as_json: JsonOption = False,
@@ -103,6 +132,15 @@ def recommend(
 
     with progress("users") as advance:
         summary = recommend_file(
-            run, users=users, out=out, k=k, new_only=new_only, feed=feed, device=device, progress=advance
+            run,
+            users=users,
+            out=out,
+            k=k,
+            new_only=new_only,
+            feed=feed,
+            device=device,
+            compute_dtype=compute_dtype,
+            progress=advance,
+            notify=notify,
         )
     print_summary("Recommendations", summary, as_json=as_json)

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.shared import DeviceOption, FeedOption, IndexOption, JsonOption, RunArgument, app, print_summary
+from mmrec.cli.shared import (
+    ComputeOption,
+    DeviceOption,
+    FeedOption,
+    IndexOption,
+    JsonOption,
+    RunArgument,
+    app,
+    notify,
+    print_summary,
+)
 from mmrec.console import print_json, print_table, print_text, progress
 
 
@@ -33,6 +43,7 @@ def export(
     ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
+    compute_dtype: ComputeOption = "float32",
     *,
     normalise: Annotated[bool, typer.Option("--normalise", help="Unit vectors without the bias coordinate.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Encode only posts whose content changed.")] = False,
@@ -69,7 +80,9 @@ def export(
     if out is None:
         from mmrec.commands.export_choices import compare_choices
 
-        rows = compare_choices(run, dim=dim, normalise=normalise, feed=feed, device=device, meter=progress)
+        rows = compare_choices(
+            run, dim=dim, normalise=normalise, feed=feed, device=device, compute_dtype=compute_dtype, meter=progress
+        )
         if as_json:
             print_json({"choices": rows})
         else:
@@ -97,6 +110,8 @@ def export(
         engine=EngineChoice(engine, blocks, workers, block_items),
         feed=feed,
         device=device,
+        compute_dtype=compute_dtype,
+        notify=notify,
         meter=progress,
     )
     summary = export_to(out, lambda folder: export(out=folder))

@@ -16,6 +16,7 @@ from mmrec.assembly import Assembly, build_reader, split_fingerprint
 from mmrec.build import BuiltEncoder, build_encoders
 from mmrec.contents import read_content
 from mmrec.encoders.base import ContentEncoder, mean_tokens
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import ArtifactError
 from mmrec.evaluation.baselines import standard_baselines
 from mmrec.evaluation.comparison import REPORT_JSON, Comparison, compare
@@ -66,6 +67,7 @@ def evaluate_run(
     part: Part = "validation",
     feed: Path | None = None,
     device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
     knockouts: bool = True,
     extra_scorers: Mapping[str, CaseScorer] | None = None,
     notify: Notify = ignore,
@@ -78,6 +80,7 @@ def evaluate_run(
         part: validation or test.
         feed: prepared feed, by default the run's own.
         device: where to compute.
+        compute_dtype: number format in which encoders run, see :meth:`Recommender.load`.
         knockouts: measure what each modality is worth.
         extra_scorers: further rows of the table, by name.
         notify: told what is about to be done.
@@ -87,7 +90,9 @@ def evaluate_run(
         ArtifactError: not a run, or the feed is not the one it was trained on.
         FeedError: the part has no case.
     """
-    recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
+    recommender = Recommender.load(
+        run, feed=feed, device=device, compute_dtype=compute_dtype, notify=notify, meter=meter
+    )
     assembly = recommender.assembly
     about = recommender.run.read_about()
     if about["feed_hash"] != assembly.catalogue.feed_hash:

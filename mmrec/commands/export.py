@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmrec import columns
 from mmrec.commands.export_engine import EngineChoice
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
 from mmrec.inference.embedding_table import EmbeddingTable, item_keys
@@ -51,6 +52,7 @@ def export_run(
     engine: EngineChoice | None = None,
     feed: Path | None = None,
     device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> dict[str, object]:
@@ -70,6 +72,7 @@ def export_run(
         engine: who encodes, by default this process.
         feed: prepared feed, by default the run's own.
         device: where to compute.
+        compute_dtype: number format in which encoders run, see :meth:`Recommender.load`.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -88,7 +91,13 @@ def export_run(
     _check_target(out)
     engine.check(out)
     recommender = Recommender.load(
-        run, feed=feed, device=device, fill_caches=engine.is_local, notify=notify, meter=meter
+        run,
+        feed=feed,
+        device=device,
+        fill_caches=engine.is_local,
+        compute_dtype=compute_dtype,
+        notify=notify,
+        meter=meter,
     )
     catalogue = recommender.assembly.catalogue
     layout = layout_of(recommender, dim=dim, precision=precision, normalise=normalise)
@@ -124,6 +133,7 @@ def export_run(
                 "feed": str(catalogue.folder.resolve()),
                 "feed_hash": catalogue.feed_hash,
                 "model_hash": recommender.model_hash,
+                "compute_dtype": compute_dtype,
                 "metric": "inner_product",
                 "repeat_bonus": recommender.repeat_bonus,
                 "temperature": temperature,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from mmrec.commands.export import layout_of
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.inference.export_recall import questions_of, recall_against_full
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.vector_format import WrittenVectors
@@ -21,6 +22,7 @@ def compare_choices(
     normalise: bool = False,
     feed: Path | None = None,
     device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
     notify: Notify = ignore,
     meter: Meter = silent_meter,
 ) -> list[dict[str, object]]:
@@ -34,6 +36,7 @@ def compare_choices(
         normalise: as for an export.
         feed: prepared feed, by default the run's own.
         device: where to compute.
+        compute_dtype: number format in which encoders run, see :meth:`Recommender.load`.
         notify: told what is about to be done.
         meter: shows progress.
 
@@ -44,7 +47,9 @@ def compare_choices(
         ArtifactError: not a run.
         RequestError: more dimensions than the model has.
     """
-    recommender = Recommender.load(run, feed=feed, device=device, notify=notify, meter=meter)
+    recommender = Recommender.load(
+        run, feed=feed, device=device, compute_dtype=compute_dtype, notify=notify, meter=meter
+    )
     asked = layout_of(recommender, dim=dim, precision="float32", normalise=normalise)
     whole, trained = recommender.assembly.model.dim, recommender.assembly.config.objective.matryoshka_dims
     dims = sorted({whole, whole // 2 or 1, whole // 4 or 1, *trained, dim or whole}, reverse=True)

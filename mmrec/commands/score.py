@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrec import columns
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import RequestError
 from mmrec.feed.catalogue import Catalogue
 from mmrec.inference.recommender import Recommender, scored_columns
@@ -42,6 +43,7 @@ def score_file(
     candidates: Path | None = None,
     feed: Path | None = None,
     device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
     progress: Advance | None = None,
     notify: Notify = ignore,
 ) -> dict[str, object]:
@@ -54,6 +56,7 @@ def score_file(
         candidates: table of candidates that all requests share.
         feed: prepared feed, by default the run's own.
         device: where to compute.
+        compute_dtype: number format in which encoders run, see :meth:`Recommender.load`.
         progress: told of every request.
         notify: told what is about to be done.
 
@@ -62,7 +65,7 @@ def score_file(
     """
     check_output(out)
     check_requests(requests, candidates=candidates is None)
-    recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
+    recommender = Recommender.load(run, feed=feed, device=device, compute_dtype=compute_dtype, notify=notify)
     known = recommender.assembly.catalogue.__contains__
     shared = None if candidates is None else read_candidates(candidates, known=known)
     counts = {"requests": 0, "candidates": 0, "scored": 0, "errors": 0}
@@ -91,6 +94,7 @@ def recommend_file(
     new_only: bool = False,
     feed: Path | None = None,
     device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
     progress: Advance | None = None,
     notify: Notify = ignore,
 ) -> dict[str, object]:
@@ -106,13 +110,14 @@ def recommend_file(
         new_only: leave out the items of the user's history.
         feed: prepared feed, by default the run's own.
         device: where to compute.
+        compute_dtype: number format in which encoders run, see :meth:`Recommender.load`.
         progress: told of every user.
         notify: told what is about to be done.
     """
     check_output(out)
     if users is not None:
         check_requests(users, candidates=False)
-    recommender = Recommender.load(run, feed=feed, device=device, notify=notify)
+    recommender = Recommender.load(run, feed=feed, device=device, compute_dtype=compute_dtype, notify=notify)
     histories, catalogue = recommender.assembly.histories, recommender.assembly.catalogue
     asked: Iterable[Request] = (
         (Request(str(user_id), (), user_id=str(user_id)) for user_id in histories.user_ids)

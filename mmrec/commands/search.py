@@ -93,7 +93,7 @@ def search_vectors(
     recommender = None
     if text or images or user is not None or (run is not None and folder.format.lossy):
         place, of = run or Path(str(folder.manifest["run"])), feed or Path(str(folder.manifest["feed"]))
-        recommender = Recommender.load(place, feed=of, device=device)
+        recommender = Recommender.load(place, feed=of, device=device, compute_dtype=folder.compute_dtype)
         folder.require_model(recommender.model_hash)
     question = _question(recommender, ids, text=text, images=images, items=items, user=user)
     store = open_store(folder, matrix)

@@ -81,7 +81,7 @@ class OpenClipTextStack:
         time = states.shape[1]
         mask = None
         if causal is not None:
-            mask = causal[:time, :time]
+            mask = causal[:time, :time].to(states.dtype)
         elif valid is not None:
             hidden = torch.zeros_like(valid, dtype=states.dtype).masked_fill(~valid, float("-inf"))
             mask = hidden[:, None, :].expand(-1, time, -1).repeat_interleave(self._heads, dim=0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.contents import Content, TokenStates
+from mmrec.encoders.compute import is_alike, narrow
 from mmrec.encoders.tuning import TOLERANCE, Layers, freeze_below, frozen_hash, group_by_depth, set_modes
 from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ConfigError
@@ -85,6 +86,30 @@ class CutEncoder(nn.Module, ABC):
         super().train(mode)
         set_modes(self._layers, self.trunk_blocks, training=mode)
         return self
+
+    def narrow(self) -> None:
+        """Hold the network in bfloat16 and run it so from now on, contents and states as before; not to be trained then.
+
+        Raises:
+            ConfigError: the network does not run so, or gives something else.
+        """
+        training = self.training
+        self.train(False)
+        with torch.no_grad():
+            before = self._probe(cut=0)
+            narrow(self.model)
+            try:
+                alike, got = is_alike(before, self._probe(cut=0)), "another output"
+            except RuntimeError as error:
+                alike, got = False, str(error)
+        if not alike:
+            raise ConfigError(
+                "an encoder that runs in bfloat16",
+                got=f"{got} of {type(self.model).__name__}",
+                where="--compute-dtype",
+                fix="Use float32.",
+            )
+        self.train(training)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Trainable parameters, the top-most block first."""

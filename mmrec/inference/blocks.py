@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrec import columns
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import ArtifactError
 from mmrec.inference.block_store import AGAIN, Block, BlockStore
 from mmrec.inference.encoding import Progress
@@ -72,6 +73,7 @@ class BlockEncoder:
         run: run folder, under the same path for every worker.
         feed: prepared feed, likewise.
         device: where to compute.
+        compute_dtype: number format in which encoders run.
         catalogue_hash: what run and feed must come to.
         store: where blocks go.
         session: this run of the command; attempts are counted in it.
@@ -80,6 +82,7 @@ class BlockEncoder:
     run: str
     feed: str
     device: str
+    compute_dtype: ComputeDtype
     catalogue_hash: str
     store: BlockStore
     session: str
@@ -116,7 +119,9 @@ class BlockEncoder:
 
     def _recommender(self) -> Recommender:
         if self._loaded is None:
-            loaded = Recommender.load(self.run, feed=self.feed, device=self.device, fill_caches=False)
+            loaded = Recommender.load(
+                self.run, feed=self.feed, device=self.device, fill_caches=False, compute_dtype=self.compute_dtype
+            )
             if loaded.catalogue_hash != self.catalogue_hash:
                 raise ArtifactError(
                     f"run and feed that come to {self.catalogue_hash[:12]}, as where the export began",
@@ -187,6 +192,7 @@ class BlockRun:
             run=str(self.recommender.run.path.resolve()),
             feed=str(assembly.catalogue.folder.resolve()),
             device=self.device,
+            compute_dtype=assembly.compute_dtype,
             catalogue_hash=self.recommender.catalogue_hash,
             store=store,
             session=uuid.uuid4().hex,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +94,10 @@ def saved_tables(folder: Path, *, model_hash: str) -> Iterator[EmbeddingTable]:
             continue
 
 
-def remove_other_models(folder: Path, *, model_hash: str) -> None:
+def remove_other_models(folder: Path, *, model_hashes: Collection[str]) -> None:
     """Delete the tables under ``folder`` that belong to earlier weights."""
     for about in folder.glob(f"*/{ABOUT}"):
-        if read_json(about).get("model_hash") != model_hash:
+        if read_json(about).get("model_hash") not in model_hashes:
             shutil.rmtree(about.parent, ignore_errors=True)
 
 

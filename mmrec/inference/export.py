@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrec import columns
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import ArtifactError
 from mmrec.inference.tables import id_type
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
@@ -158,6 +159,11 @@ class VectorFolder:
             has_bias=bool(entry["has_bias"]),
             keeps_length=bool(entry["keeps_length"]),
         )
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """Number format in which the encoders ran, and in which what is compared with these vectors is encoded."""
+        return cast("ComputeDtype", self.manifest.get("compute_dtype", "float32"))
 
     @property
     def model_hash(self) -> str:

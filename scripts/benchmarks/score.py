@@ -138,7 +138,7 @@ class Floor:
 
 def fresh(loaded: Recommender) -> Recommender:
     """Return a recommender that has met no new post yet, over the same model."""
-    return Recommender(loaded.run, loaded.assembly, model_hash=loaded.model_hash)
+    return Recommender(loaded.run, loaded.assembly, weights_hash=loaded.weights_hash)
 
 
 def contents_encoded(recommender: Recommender) -> int:

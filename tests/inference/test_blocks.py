@@ -219,6 +219,13 @@ class TestWorkers:
         with pytest.raises(ArtifactError, match=r"run and feed that come to .* got .*Give every worker the same run"):
             gather(bulk(recommender, tmp_path, elsewhere))
 
+    def test_run_in_the_format_that_is_asked_for(self, tiny_run: Path, expected: np.ndarray, tmp_path: Path) -> None:
+        narrow = Recommender.load(tiny_run, device="cpu", compute_dtype="bfloat16")
+        vectors = gather(bulk(narrow, tmp_path / "b"))
+        near = narrow.embed([f"p{row:02}" for row in ROWS])
+        np.testing.assert_allclose(vectors, near, atol=0.02 * np.abs(near).max(), rtol=0)
+        assert not np.allclose(vectors, expected, atol=1e-5)
+
     def test_fill_no_cache_and_agree_with_it(
         self, tiny_run: Path, tiny_feed: TinyFeed, expected: np.ndarray, tmp_path: Path
     ) -> None:

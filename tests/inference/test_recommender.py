@@ -209,3 +209,31 @@ class TestTable:
         with pytest.raises(ZeroDivisionError), filling(tmp_path / "t", ["a"], width=2, model_hash="m") as vectors:
             vectors[:] = 1 / int(vectors.sum())
         assert not list(tmp_path.iterdir())
+
+
+class TestComputeDtype:
+    def test_vectors_are_near_those_of_float32_and_never_taken_for_them(self, copy: Path) -> None:
+        whole = load(copy)
+        vectors, post = np.array(whole.item_embeddings()), whole.embed([Post("a red scarf", image=draw(3))])
+        narrow = load(copy, compute_dtype="bfloat16")
+        assert narrow.model_hash != whole.model_hash
+        assert narrow.vectors.table is None, "the table of the other format"
+        near, same = np.array(narrow.item_embeddings()), narrow.embed([Post("a red scarf", image=draw(3))])
+        assert narrow.items_encoded == NUM_ITEMS
+        for one, other in ((vectors, near), (post, same)):
+            assert np.abs(one - other).max() < 0.05 * np.abs(one).max()
+            assert not np.array_equal(one, other)
+
+    def test_tables_of_both_formats_are_kept(self, copy: Path) -> None:
+        for dtype in ("float32", "bfloat16"):
+            load(copy, compute_dtype=dtype).item_embeddings()
+        for dtype in ("float32", "bfloat16"):
+            again = load(copy, compute_dtype=dtype)
+            again.item_embeddings()
+            assert again.items_encoded == 0
+
+    def test_a_post_does_not_depend_on_its_neighbours(self, copy: Path) -> None:
+        narrow = load(copy, compute_dtype="bfloat16")
+        posts = [Post(f"a {word} scarf", image=draw(row)) for row, word in enumerate(("red", "blue", "soft green"))]
+        together, alone = narrow.embed(posts), np.concatenate([narrow.embed([post]) for post in posts])
+        assert np.abs(together - alone).max() < 0.02 * np.abs(alone).max()

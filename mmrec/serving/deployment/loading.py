@@ -114,7 +114,9 @@ def load_pair(
     """
     folder = VectorFolder.open(vectors)
     place = feed or Path(str(folder.manifest["feed"]))
-    recommender = Recommender.load(run, feed=place, device=device, notify=notify, meter=meter)
+    recommender = Recommender.load(
+        run, feed=place, device=device, compute_dtype=folder.compute_dtype, notify=notify, meter=meter
+    )
     folder.require_model(recommender.model_hash)
     catalogue = recommender.assembly.catalogue
     if catalogue.feed_hash != folder.manifest["feed_hash"]:
