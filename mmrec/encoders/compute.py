@@ -6,21 +6,18 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 ComputeDtype = Literal["float32", "bfloat16"]
 ALIKE = 0.99
-"""Cosine that a network's output keeps at least in bfloat16; what is known to work keeps .999."""
+"""Cosine that a network's output keeps at least in bfloat16; transformers keep .999."""
 _EXACT = "inv_freq"
 """Ends the names of the frequencies of rotary positions, whose angles would be off by radians."""
 _NATIVE = ("amx_bf16", "avx512_bf16")
 
 
 def narrow(model: nn.Module) -> None:
-    """Hold a network in bfloat16, but for what sums or turns with all its digits: batch norms and rotary frequencies."""
+    """Hold a network in bfloat16, but for the frequencies of rotary positions."""
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            continue
         for parameter in module.parameters(recurse=False):
             parameter.data = _narrowed(parameter.data)
         for name, buffer in list(module.named_buffers(recurse=False)):

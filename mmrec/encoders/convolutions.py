@@ -141,9 +141,7 @@ class _Normalises(nn.Conv2d):
             scale = scale * norm.weight
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
         shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
-        weight = self.weight * scale.view(-1, 1, 1, 1)
-        # Norms may keep more digits than what they norm.
-        return self._convolve(x, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
+        return self._convolve(x, self.weight * scale.view(-1, 1, 1, 1), shift)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         convolved: Tensor = self._conv_forward(x, weight, bias)
