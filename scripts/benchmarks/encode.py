@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from transformers import BertConfig, BertModel
 from benchmarks.bare_encoders import bare_image, bare_text
 from benchmarks.made_feed import FIRST_WORD, Likeness, MadeFeed, reader_of
 from benchmarks.measure import Row, alternate, ratios
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.encoders.image import ImageEncoder
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.timm_image import TimmStack
@@ -68,6 +70,14 @@ SHAPES = {
     "cpu": Shapes(1_000, 1_000, (384, 6, 12), "tf_efficientnet_lite0", 128, 128),
     "gpu": Shapes(20_000, 20_000, (768, 12, 12), "vit_base_patch32_224", 128, 256),
 }
+
+
+WIDE = {
+    "small": SHAPES["small"],
+    "cpu": Shapes(256, 0, (768, 12, 12), "vit_base_patch32_224", 128, 256),
+    "gpu": SHAPES["gpu"],
+}
+"""Of transformers that are worth another number format: BERT-base and ViT-B/32."""
 
 
 def mixed_lengths(count: int, generator: np.random.Generator, *, most: int) -> npt.NDArray[np.int64]:
@@ -217,6 +227,7 @@ def encode(*, size: str, device: str, rounds: int) -> Iterator[Row]:
             details={f"{name} s": min(values) for name, values in seconds.items()},
         )
     yield _image_row(shapes, feed, device=device, rounds=rounds)
+    yield _format_row(WIDE[size], device=device, rounds=rounds)
     missing = [
         name for name, there in (("sentence-transformers", is_installed()), (MINILM, _has_minilm())) if not there
     ]
@@ -240,6 +251,23 @@ def _image_row(shapes: Shapes, feed: MadeFeed, *, device: str, rounds: int) -> R
         f"pictures a second over timm's own network, {shapes.items:,} of {shapes.side} px, {shapes.image}",
         ratios(seconds["timm"], seconds["mmrec"]),
         details={f"{name} s": min(values) for name, values in seconds.items()},
+    )
+
+
+def _format_row(shapes: Shapes, *, device: str, rounds: int) -> Row:
+    """Compare encoders that run in bfloat16 with the same in float32, in time."""
+    feed = mixed_feed(shapes)
+    sides = {dtype: ItemSide(shapes, feed, frozen=False, device=device) for dtype in get_args(ComputeDtype)}
+    for encoder in (sides["bfloat16"].text, sides["bfloat16"].image):
+        encoder.narrow()
+    seconds = alternate({dtype: side.encode for dtype, side in sides.items()}, rounds=rounds, device=device)
+    width, layers, _ = shapes.text
+    return Row(
+        "encode",
+        f"posts a second in bfloat16 over float32, {shapes.items:,} of {shapes.side} px, BERT of {layers} x {width} and "
+        f"{shapes.image}",
+        ratios(seconds["float32"], seconds["bfloat16"]),
+        details={f"{dtype} s": min(values) for dtype, values in seconds.items()},
     )
 
 

@@ -112,7 +112,7 @@ class TestEncode:
     ) -> None:
         monkeypatch.setattr(import_module("benchmarks.encode"), "is_installed", lambda: False)
         rows = whole(list(encode(size="small", device="cpu", rounds=1)), "encode")
-        assert len(rows) == 3
+        assert len(rows) == 4
         assert "sentence-transformers not installed" in capsys.readouterr().out
 
     def test_both_sides_give_the_same_vectors(self) -> None:
