@@ -184,8 +184,7 @@ class Askers:
             raise ProblemError(
                 422, "a history with an entry that can be used", got="none", where="history", errors=errors
             )
-        width = self._width
-        items = np.stack([post.vector for post in posts]) if posts else np.zeros((0, width), dtype=np.float32)
+        items = np.array([post.vector for post in posts], dtype=np.float32).reshape(len(posts), self._width)
         note = Asker(kind="history" if posts else "stranger", history_length=len(posts), unused=unused)
         return _Asker(note, UserJob(items, None), begun.seen, posts)
 

@@ -127,7 +127,7 @@ class Service:
         usable = [index for index, entry in enumerate(candidates) if entry.vector is not None]
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         if usable:
-            vectors = np.stack([entry.vector for entry in candidates if entry.vector is not None])
+            vectors = np.array([entry.vector for entry in candidates if entry.vector is not None])
             again = np.array([candidates[index].key in asking.had for index in usable], dtype=np.float32)
             scores[usable] = self.compare(asking.vectors, vectors) + np.float32(self.recommender.repeat_bonus) * again
         finite = np.flatnonzero(np.isfinite(scores))

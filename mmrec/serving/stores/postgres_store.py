@@ -160,11 +160,13 @@ class PostgresStore:
 
     def served(self, request_id: str) -> Served | None:
         """Return what an answer showed."""
+        self._served.flush()
         rows = self._read(f"SELECT {SERVED} FROM {self._schema}.served WHERE request_id = %s", request_id)
         return served_of(rows[0]) if rows else None
 
     def served_log(self, after: int, *, limit: int) -> list[tuple[int, Served]]:
         """Return number and answer of the first answers after a number."""
+        self._served.flush()
         return [(number, served_of(row)) for number, *row in self._log("served", SERVED, after, limit)]
 
     def setting(self, name: str) -> str | None:

@@ -142,11 +142,13 @@ class QdrantStore:
 
     def served(self, request_id: str) -> Served | None:
         """Return what an answer showed."""
+        self._served.flush()
         payload = self._retrieve("served", _id(request_id))
         return _answer(payload) if payload else None
 
     def served_log(self, after: int, *, limit: int) -> list[tuple[int, Served]]:
         """Return number and answer of the first answers after a number, but for those of the last seconds."""
+        self._served.flush()
         page = self._page("served", after, limit=limit, settled=True)
         return [(payload["number"], _answer(payload)) for payload in page]
 

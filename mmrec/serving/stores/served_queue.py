@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from mmrec.serving.stores.store import Served, StoreFailureError
+from mmrec.serving.stores.store import Served
+from mmrec.serving.stores.write_queue import WriteQueue
 
-_WAITING, _TOGETHER = 4096, 256
 _LOG = logging.getLogger("mmrec.serving")
 
 
@@ -22,7 +21,7 @@ class ServedQueue:
 
     def __init__(self, keep: Callable[[Sequence[Served]], None]) -> None:
         self._keep = keep
-        self._queue: queue.Queue[Served | threading.Event | None] = queue.Queue(_WAITING)
+        self._queue: WriteQueue[Served | threading.Event] = WriteQueue()
         self._thread = threading.Thread(target=self._work, name="mmrec-served", daemon=True)
         self._thread.start()
 
@@ -32,43 +31,28 @@ class ServedQueue:
         Raises:
             StoreFailureError: too many wait, or it is closed.
         """
-        if not self._thread.is_alive():
-            raise StoreFailureError("the store is closed")
-        try:
-            self._queue.put_nowait(served)
-        except queue.Full:
-            raise StoreFailureError(f"{_WAITING} answers wait to be kept already") from None
+        self._queue.put(served, hurry=False)
 
     def flush(self) -> None:
         """Return when what was put before is durable, or could not be made so.
 
         Raises:
-            StoreFailureError: it is closed.
+            StoreFailureError: too many wait, or it is closed.
         """
-        if not self._thread.is_alive():
-            raise StoreFailureError("the store is closed")
         reached = threading.Event()
-        self._queue.put(reached)
+        self._queue.put(reached, hurry=True)
         reached.wait()
 
     def close(self) -> None:
         """Keep what waits, then stop."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        self._queue.close()
+        self._thread.join()
 
     def _work(self) -> None:
-        open_ = True
-        while open_:
-            entries = [self._queue.get()]
-            while len(entries) < _TOGETHER:
-                try:
-                    entries.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-            open_ = None not in entries
+        while entries := self._queue.take():
+            answers = [entry for entry in entries if isinstance(entry, Served)]
             try:
-                if answers := [entry for entry in entries if isinstance(entry, Served)]:
+                if answers:
                     self._keep(answers)
             except Exception as error:  # whatever a store raises, the thread must live
                 _LOG.error("%d answers could not be kept: %s", len(answers), error)

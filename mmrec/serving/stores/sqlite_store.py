@@ -145,15 +145,18 @@ class SqliteStore:
     def log_served(self, served: Served) -> None:
         """Append what was shown; writes are made in the order they were asked for, so it is there before later feedback."""
         values = served_values(served)
-        self._writer.submit([(f"INSERT OR REPLACE INTO served ({SERVED}) VALUES ({_marks(values)})", values)])
+        insert = f"INSERT OR REPLACE INTO served ({SERVED}) VALUES ({_marks(values)})"
+        self._writer.submit([(insert, values)], hurry=False)
 
     def served(self, request_id: str) -> Served | None:
         """Return what an answer showed."""
+        self._writer.flush()
         rows = self._read(f"SELECT {SERVED} FROM served WHERE request_id = ?", request_id)
         return served_of(rows[0]) if rows else None
 
     def served_log(self, after: int, *, limit: int) -> list[tuple[int, Served]]:
         """Return number and answer of the first answers after a number."""
+        self._writer.flush()
         rows = self._read(f"SELECT number, {SERVED} FROM served WHERE number > ? ORDER BY number LIMIT ?", after, limit)
         return [(number, served_of(row)) for number, *row in rows]
 

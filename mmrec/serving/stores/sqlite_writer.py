@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
 from mmrec.serving.stores.store import StoreFailureError
+from mmrec.serving.stores.write_queue import WriteQueue
 
 Statement = tuple[str, Sequence[object]]
-_WAITING, _TOGETHER = 4096, 256
 
 
 class _Write:
@@ -30,54 +29,45 @@ class SqliteWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self._queue: queue.Queue[_Write | None] = queue.Queue(_WAITING)
+        self._queue: WriteQueue[_Write] = WriteQueue()
         self._thread = threading.Thread(target=self._write, name="mmrec-store", daemon=True)
         self._thread.start()
 
-    def submit(self, statements: Sequence[Statement]) -> Future[int]:
+    def submit(self, statements: Sequence[Statement], *, hurry: bool = True) -> Future[int]:
         """Return what will hold the row number of the last insertion once the statements are durable.
 
+        Args:
+            statements: made together or not at all.
+            hurry: whether somebody waits for that.
+
         Raises:
-            StoreFailureError: it is closed.
+            StoreFailureError: too many wait, or it is closed.
         """
-        if not self._thread.is_alive():
-            raise StoreFailureError("the store is closed")
         write = _Write(statements)
-        self._queue.put(write)
+        self._queue.put(write, hurry=hurry)
         return write.done
+
+    def flush(self) -> None:
+        """Return when what was submitted before is durable, or could not be made so."""
+        self.submit([]).result()
 
     def close(self) -> None:
         """Make the writes that wait, and let go of the file."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        self._queue.close()
+        self._thread.join()
         self.connection.close()
 
     def _write(self) -> None:
-        open_ = True
-        while open_:
-            first = self._queue.get()
-            writes = [] if first is None else [first]
-            open_ = first is not None
-            while open_ and len(writes) < _TOGETHER:
-                try:
-                    more = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    open_ = False
-                else:
-                    writes.append(more)
+        while writes := self._queue.take():
             self._commit(writes)
 
     def _commit(self, writes: Sequence[_Write]) -> None:
         """Make some writes in one transaction; where that fails, each in its own, so that a bad one spoils no other."""
-        if not writes:
-            return
         numbers = []
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             for write in writes:
+                last = None
                 for statement, values in write.statements:
                     last = self.connection.execute(statement, values).lastrowid
                 numbers.append(last or 0)
