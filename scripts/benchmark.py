@@ -42,16 +42,17 @@ def main() -> int:
     given = {"run": arguments.run, "vectors": arguments.vectors, "minutes": arguments.minutes}
     parts: dict[str, Part] = {**PARTS, "serve": functools.partial(serve, **given)}
     machine = describe_machine(arguments.device)
-    print(machine)
+    print(machine, flush=True)
     rows: list[Row] = []
     for name in PARTS if "all" in arguments.parts else dict.fromkeys(arguments.parts):
         for row in parts[name](size=arguments.size, device=arguments.device, rounds=arguments.rounds):
-            print(row)
+            print(row, flush=True)
             rows.append(row)
-    if arguments.json is not None:
-        document = {"machine": machine, "size": arguments.size, "rows": [row.as_dict() for row in rows]}
-        with atomic_file(arguments.json) as partial:
-            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if arguments.json is not None:
+            # After every part: all of them take an hour and more.
+            document = {"machine": machine, "size": arguments.size, "rows": [row.as_dict() for row in rows]}
+            with atomic_file(arguments.json) as partial:
+                partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return int(any(row.met is False for row in rows))
 
 
