@@ -60,7 +60,7 @@ class Limits:
     k: Count = 500
     pool: Count = 1000
     requests: Count = 64
-    threads: Count = 16
+    threads: Count = 32
     rate: Rate = 0.0
     burst: Count = 20
     loopback_rate: Rate = 0.0

@@ -53,8 +53,11 @@ def main() -> None:
     parser.add_argument("--feed")
     parser.add_argument("--port", type=int)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compute-dtype", default="float32")
     arguments = parser.parse_args()
-    recommender = Recommender.load(arguments.run, feed=arguments.feed, device=arguments.device)
+    recommender = Recommender.load(
+        arguments.run, feed=arguments.feed, device=arguments.device, compute_dtype=arguments.compute_dtype
+    )
     uvicorn.run(build_app(recommender), port=arguments.port, log_level="warning", access_log=False)
 
 
