@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -41,11 +42,14 @@ def encoder() -> Encoder:
     return Encoder()
 
 
+def vectors_of(encoder: Encoder) -> PostVectors:
+    return PostVectors(encoder, lambda post: ("text",), side=8, max_images=1, limits=Limits(caption_length=9))
+
+
 @pytest.fixture
 def posts(encoder: Encoder) -> Iterator[PostVectors]:
-    posts = PostVectors(encoder, lambda post: ("text",), side=8, max_images=1, limits=Limits(caption_length=9))
-    yield posts
-    posts.close()
+    with closing(vectors_of(encoder)) as posts:
+        yield posts
 
 
 def words(caption: str) -> Content:
@@ -72,19 +76,18 @@ def test_a_post_that_cannot_be_read_spoils_no_other(encoder: Encoder, posts: Pos
     assert encoder.sent == [["ccc"]]
 
 
-def test_pictures_of_a_request_are_decoded_beside_each_other(
-    posts: PostVectors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_of_a_request_are_decoded_beside_each_other(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmrec.serving.model.threads._ALL", 2)
-    both, decode = threading.Barrier(2), posts.decode
+    with closing(vectors_of(encoder)) as posts:
+        both, decode = threading.Barrier(2), posts.decode
 
-    def meet(content: Content) -> DecodedPost:
-        both.wait(10)
-        return decode(content)
+        def meet(content: Content) -> DecodedPost:
+            both.wait(10)
+            return decode(content)
 
-    monkeypatch.setattr(posts, "decode", meet)
-    coming = posts.start([words("a"), words("bb")])
-    assert [float(future.result(10).vector[0]) for future in coming] == [1, 2]
+        monkeypatch.setattr(posts, "decode", meet)
+        coming = posts.start([words("a"), words("bb")])
+        assert [float(future.result(10).vector[0]) for future in coming] == [1, 2]
 
 
 def test_who_waits_for_posts_that_are_not_sent_is_told(encoder: Encoder, posts: PostVectors) -> None:
