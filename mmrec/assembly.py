@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -148,8 +148,14 @@ def assemble(
         meter: shows the progress of caches.
 
     Raises:
-        ConfigError: an encoder does not run in that format.
+        ConfigError: an unknown format, or an encoder that does not run in it.
     """
+    if compute_dtype not in get_args(ComputeDtype):
+        raise ConfigError(
+            f"a number format to compute in ({', '.join(get_args(ComputeDtype))})",
+            got=repr(compute_dtype),
+            where="compute_dtype",
+        )
     catalogue, histories = Catalogue.load(feed), Histories.load(feed)
     if event_names is not None:
         histories = with_event_names(histories, event_names)
@@ -157,7 +163,7 @@ def assemble(
     model = build_model(config, encoders, num_events=len(histories.event_names)).to(device)
     bases = _bases(encoders)
     if compute_dtype == "bfloat16":
-        _narrow(encoders, device, notify)
+        _run_in_bfloat16(encoders, device, notify)
     reader = build_reader(
         config, catalogue, encoders, ids, device=device, fill_caches=fill_caches, notify=notify, meter=meter
     )
@@ -169,12 +175,12 @@ def _bases(encoders: Mapping[str, BuiltEncoder]) -> dict[str, str]:
     return {name: fingerprint for name, fingerprint in found.items() if fingerprint}
 
 
-def _narrow(encoders: Mapping[str, BuiltEncoder], device: torch.device, notify: Notify) -> None:
+def _run_in_bfloat16(encoders: Mapping[str, BuiltEncoder], device: torch.device, notify: Notify) -> None:
     if emulates_bfloat16(device):
         notify("this machine has no products of bfloat16: float32 is faster here")
     for built in encoders.values():
         if isinstance(built.module, CutEncoder):
-            built.module.to(device).narrow()
+            built.module.to(device).to_bfloat16()
 
 
 def with_event_names(histories: Histories, names: Sequence[str]) -> Histories:

@@ -62,9 +62,9 @@ class RunFolder:
         """Vectors of the catalogue, by model hash."""
         return self.path / "embeddings"
 
-    def evaluation(self, part: str) -> Path:
-        """Report of one part of the split."""
-        return self.path / "evaluation" / part
+    def evaluation(self, part: str, compute_dtype: str = "float32") -> Path:
+        """Report of one part of the split, by encoders that ran in a number format."""
+        return self.path / "evaluation" / (part if compute_dtype == "float32" else f"{part}-{compute_dtype}")
 
     def write_about(self, about: Mapping[str, object]) -> None:
         """Say what the run is made of."""

@@ -282,6 +282,9 @@ class TestCommands:
         assert models == {manifest["model_hash"]}
         assert mmrec("evaluate", run, "--no-knockout", *narrow).json()["part"] == "validation"
         assert mmrec("export", run, "--compare", *narrow).json()["choices"]
+        again = ["export", run, "--out", place / "narrow", "--only-new", "--device", "cpu"]
+        TestErrors.failed(mmrec(*again), "ran in float32", "in bfloat16", "--compute-dtype bfloat16")
+        assert mmrec(*again, *narrow[2:]).json()["items encoded"] == 0
         found = mmrec("search", place / "narrow", "--text", "red scarf", "-k", "3", "--device", "cpu", "--json")
         assert len(found.json()["found"]) == 3, "in the format of the export"  # type: ignore[arg-type]
 
@@ -319,6 +322,15 @@ class TestOutside:
     def test_an_error_in_a_process_of_its_own(self, tmp_path: Path) -> None:
         done = outside("train", "no.yaml", "--feed", "f", "--out", "r", cwd=tmp_path)
         TestErrors.failed(done, "a config file")
+
+    def test_a_number_format_that_is_none(self, tiny_run: Path) -> None:
+        """Without the tests' checks of types, which would be first to refuse it."""
+        code = "import sys; from mmrec import Recommender; Recommender.load(sys.argv[1], compute_dtype='float16')"
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tiny_run)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert "ConfigError: expected a number format to compute in (float32, bfloat16), got 'float16'" in done.stderr
 
     def test_results_alone_go_to_stdout(self, tiny_run: Path, tmp_path: Path) -> None:
         done = outside("recommend", tiny_run, "--out", tmp_path / "t.jsonl", "-k", "2", "--json", cwd=tmp_path)

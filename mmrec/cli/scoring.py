@@ -31,7 +31,12 @@ def evaluate(
         ),
     ] = "validation",
     against: Annotated[
-        Path | None, typer.Option(help="Another run, evaluated on the same cases: paired differences.", metavar="RUN")
+        Path | None,
+        typer.Option(
+            help="Another run, evaluated on the same cases: paired differences.  In bfloat16 also this run, as it was in "
+            "float32.",
+            metavar="RUN",
+        ),
     ] = None,
     feed: FeedOption = None,
     device: DeviceOption = "auto",
@@ -56,7 +61,7 @@ def evaluate(
         notify=notify,
         meter=progress,
     )
-    comparison = None if against is None else compare_runs(run, against, part=split)
+    comparison = None if against is None else compare_runs(run, against, part=split, compute_dtype=compute_dtype)
     if as_json:
         print_json(result.report.to_dict() | ({} if comparison is None else {"against": comparison.to_dict()}))
         return

@@ -81,7 +81,14 @@ def export(
         from mmrec.commands.export_choices import compare_choices
 
         rows = compare_choices(
-            run, dim=dim, normalise=normalise, feed=feed, device=device, compute_dtype=compute_dtype, meter=progress
+            run,
+            dim=dim,
+            normalise=normalise,
+            feed=feed,
+            device=device,
+            compute_dtype=compute_dtype,
+            notify=notify,
+            meter=progress,
         )
         if as_json:
             print_json({"choices": rows})

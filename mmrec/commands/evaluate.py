@@ -135,19 +135,26 @@ def evaluate_run(
         report,
         examples,
         read_metrics(recommender.run),
-        recommender.run.evaluation(part),
-        title=f"{recommender.run.path.name}: {split.name}, {part}",
+        recommender.run.evaluation(part, compute_dtype),
+        title=f"{recommender.run.path.name}: {split.name}, {part}"
+        + ("" if compute_dtype == "float32" else f", {compute_dtype}"),
     )
     return Evaluated(report, page)
 
 
-def compare_runs(run: Path, other: Path, *, part: Part) -> Comparison:
+def compare_runs(run: Path, other: Path, *, part: Part, compute_dtype: ComputeDtype = "float32") -> Comparison:
     """Compare two evaluated runs case by case.
+
+    Args:
+        run: run folder.
+        other: another, or the same: its report in float32.
+        part: of the split.
+        compute_dtype: number format of the first one's report.
 
     Raises:
         ArtifactError: one of them was not evaluated on this part, or their cases differ.
     """
-    folders = [RunFolder(path).evaluation(part) for path in (run, other)]
+    folders = [RunFolder(run).evaluation(part, compute_dtype), RunFolder(other).evaluation(part)]
     for folder, path in zip(folders, (run, other), strict=True):
         if not (folder / REPORT_JSON).is_file():
             raise ArtifactError(

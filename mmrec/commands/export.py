@@ -103,7 +103,7 @@ def export_run(
     layout = layout_of(recommender, dim=dim, precision=precision, normalise=normalise)
     attributes = _attributes(catalogue)
     choice.check(len(catalogue), list(attributes))
-    earlier = _earlier(out, recommender.model_hash, layout) if only_new else []
+    earlier = _earlier(out, recommender, layout) if only_new else []
     blocks = engine.block_run(recommender, out, device)
     vectors = WrittenVectors(recommender.item_embeddings(meter=meter, earlier=earlier, encode=blocks), layout)
     lost = _lost(recommender, vectors, meter) if layout.lossy else None
@@ -223,7 +223,7 @@ def _check_target(out: Path) -> None:
         )
 
 
-def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[EmbeddingTable]:
+def _earlier(out: Path, recommender: Recommender, layout: VectorFormat) -> list[EmbeddingTable]:
     """Return the vectors of the export that is there, where its format kept them as they were.
 
     Raises:
@@ -232,7 +232,15 @@ def _earlier(out: Path, model_hash: str, layout: VectorFormat) -> list[Embedding
     if not (out / MANIFEST).is_file():
         return []
     old = VectorFolder.open(out)
-    old.require_model(model_hash)
+    computed = recommender.assembly.compute_dtype
+    if old.compute_dtype != computed:
+        raise ArtifactError(
+            f"an export by encoders that ran in {computed}",
+            got=f"one by encoders in {old.compute_dtype}",
+            where=str(out),
+            fix=f"Give --compute-dtype {old.compute_dtype}, or leave out --only-new.",
+        )
+    old.require_model(recommender.model_hash)
     if old.format != layout:
         raise ArtifactError(
             f"an export in the format {json.dumps(vars(layout))}",

@@ -15,7 +15,7 @@ _EXACT = "inv_freq"
 _NATIVE = ("amx_bf16", "avx512_bf16")
 
 
-def narrow(model: nn.Module) -> None:
+def to_bfloat16(model: nn.Module) -> None:
     """Hold a network in bfloat16, but for the frequencies of rotary positions."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -34,7 +34,8 @@ def is_alike(one: Tensor, other: Tensor) -> bool:
 def emulates_bfloat16(device: torch.device) -> bool:
     """Return whether a device is known to have no products of bfloat16, which are slow then."""
     if device.type == "cuda":
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return not torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     found = torch.cpu.get_capabilities()

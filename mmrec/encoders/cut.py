@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.contents import Content, TokenStates
-from mmrec.encoders.compute import is_alike, narrow
+from mmrec.encoders.compute import is_alike, to_bfloat16
 from mmrec.encoders.tuning import TOLERANCE, Layers, freeze_below, frozen_hash, group_by_depth, set_modes
 from mmrec.encoders.work import EncodingWork
 from mmrec.errors import ConfigError
@@ -87,7 +87,7 @@ class CutEncoder(nn.Module, ABC):
         set_modes(self._layers, self.trunk_blocks, training=mode)
         return self
 
-    def narrow(self) -> None:
+    def to_bfloat16(self) -> None:
         """Hold the network in bfloat16 and run it so from now on, contents and states as before; not to be trained then.
 
         Raises:
@@ -97,8 +97,8 @@ class CutEncoder(nn.Module, ABC):
         self.train(False)
         with torch.no_grad():
             before = self._probe(cut=0)
-            narrow(self.model)
             try:
+                to_bfloat16(self.model)
                 alike, got = is_alike(before, self._probe(cut=0)), "another output"
             except RuntimeError as error:
                 alike, got = False, str(error)

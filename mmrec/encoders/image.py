@@ -81,13 +81,13 @@ class ImageEncoder(CutEncoder):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._freeze_trunk()
 
-    def narrow(self) -> None:
+    def to_bfloat16(self) -> None:
         """Run in bfloat16 from now on, unless the network consists of convolutions.
 
         These gain a quarter and lose more: the patches of an EfficientNet keep cosines of .97 to .99.
         """
         if not self._stack.maps:
-            super().narrow()
+            super().to_bfloat16()
 
     def _below(self, content: Content, *, stop: int) -> TokenStates:
         assert isinstance(content, ImageContent), type(content)

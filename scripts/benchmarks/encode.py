@@ -259,7 +259,7 @@ def _format_row(shapes: Shapes, *, device: str, rounds: int) -> Row:
     feed = mixed_feed(shapes)
     sides = {dtype: ItemSide(shapes, feed, frozen=False, device=device) for dtype in get_args(ComputeDtype)}
     for encoder in (sides["bfloat16"].text, sides["bfloat16"].image):
-        encoder.narrow()
+        encoder.to_bfloat16()
     seconds = alternate({dtype: side.encode for dtype, side in sides.items()}, rounds=rounds, device=device)
     width, layers, _ = shapes.text
     return Row(

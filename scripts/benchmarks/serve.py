@@ -24,6 +24,7 @@ from benchmarks.measure import Row, ratios
 from benchmarks.serve_long import publish_rows, soak_rows, swap_rows
 from benchmarks.services import Service, load, percentile, service
 from mmrec.commands.export import export_run
+from mmrec.encoders.compute import ComputeDtype
 from mmrec.feed.batches import ordered_users
 from mmrec.inference.encoding import evaluating
 from mmrec.inference.export import VectorFolder
@@ -71,6 +72,7 @@ class Served:
         feed: prepared feed.
         item_ids: of the export.
         captions: of its items, without gaps.
+        compute_dtype: number format in which encoders run, on both sides.
     """
 
     run: Path
@@ -78,6 +80,7 @@ class Served:
     feed: Path
     item_ids: Sequence[str]
     captions: Sequence[str]
+    compute_dtype: ComputeDtype
 
     @classmethod
     def read(cls, run: Path, vectors: Path) -> Served:
@@ -85,7 +88,8 @@ class Served:
         folder = VectorFolder.open(vectors)
         table = folder.table()
         captions = [str(caption) for caption in table["caption"].dropna()]
-        return cls(run, vectors, Path(str(folder.manifest["feed"])), [str(i) for i in table["item_id"]], captions)
+        feed, ids = Path(str(folder.manifest["feed"])), [str(i) for i in table["item_id"]]
+        return cls(run, vectors, feed, ids, captions, folder.compute_dtype)
 
 
 def serve(
@@ -121,7 +125,7 @@ def serve(
         limit = None if size == "small" else 3.0
         yield from _load_rows(own, asks, shapes.seconds, rounds)
         yield _overhead_row(own, served, asks["score of 100 cached candidates"], device, shapes.seconds, limit)
-        plain_command = [served.run, "--feed", served.feed, "--device", device]
+        plain_command = [served.run, "--feed", served.feed, "--device", device, "--compute-dtype", served.compute_dtype]
         with service("field.serving", *plain_command, log=folder / "plain.log") as plain:
             for name, numbers in ((RAW, CLIENTS), (SHARED_RAW, CLIENTS[-1:])):
                 yield from _field_rows(own, plain, name, asks[name], numbers, shapes.seconds, rounds, limit)
@@ -228,7 +232,7 @@ def _overhead_row(
     own: Service, served: Served, asks: Sequence[Ask], device: str, seconds: float, limit: float | None
 ) -> Row:
     """Compare one client's time with that of the model's two calls alone, for the same histories and candidates."""
-    recommender = Recommender.load(served.run, feed=served.feed, device=device)
+    recommender = Recommender.load(served.run, feed=served.feed, device=device, compute_dtype=served.compute_dtype)
     table, catalogue = recommender.item_embeddings(), recommender.assembly.catalogue
     model, floor = recommender.assembly.model, []
     for ask in asks:

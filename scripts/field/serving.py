@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--feed")
     parser.add_argument("--port", type=int)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compute-dtype", default="float32")
+    parser.add_argument("--compute-dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
     recommender = Recommender.load(
         arguments.run, feed=arguments.feed, device=arguments.device, compute_dtype=arguments.compute_dtype

@@ -193,6 +193,17 @@ class TestCompare:
         assert backwards.difference.mean == pytest.approx(-entry.difference.mean)
         assert entry.first != entry.second
 
+    def test_with_itself_in_another_format(self, run: Path, evaluated: Evaluated) -> None:
+        narrow = evaluate_run(run, part="test", device="cpu", compute_dtype="bfloat16", knockouts=False)
+        assert narrow.page == RunFolder(run).evaluation("test", "bfloat16") / "report.html"
+        assert narrow.page.parent != evaluated.page.parent
+        assert "bfloat16" in narrow.page.read_text(encoding="utf-8")
+        entry = compare_runs(run, run, part="test", compute_dtype="bfloat16").settings[narrow.report.headline.name]
+        assert (
+            entry["ndcg@10"].second
+            == compare_runs(run, run, part="test").settings[narrow.report.headline.name]["ndcg@10"].first
+        )
+
     def test_what_was_not_evaluated(self, run: Path, evaluated: Evaluated, content_run: Path) -> None:
         with pytest.raises(ArtifactError, match="mmrec evaluate .* --split test"):
             compare_runs(run, content_run, part="test")

@@ -45,7 +45,7 @@ def check(encoder: CutEncoder, content: Content) -> None:
             return [*found, encoder.trunk(content).states] if encoder.has_trunk else found
 
     before = states()
-    encoder.narrow()
+    encoder.to_bfloat16()
     after = states()
     for one, other in zip(before, after, strict=True):
         assert other.dtype == torch.float32
@@ -66,7 +66,7 @@ def test_vision_transformers(cut: int) -> None:
 
 def test_convolutions_stay_as_they_are() -> None:
     encoder = image_encoder(TimmStack(efficientnet(), side=64), 2)
-    encoder.narrow()
+    encoder.to_bfloat16()
     assert {tensor.dtype for tensor in encoder.model.state_dict().values() if tensor.is_floating_point()} == {
         torch.float32
     }
@@ -81,7 +81,7 @@ def test_both_halves_of_a_pair(tmp_path: Path, cut: int) -> None:
 
 def test_rotary_frequencies_keep_their_digits() -> None:
     encoder = TextEncoder(TransformersStack(build("modernbert").float()), trunk_blocks=0)
-    encoder.narrow()
+    encoder.to_bfloat16()
     frequencies = {name: buffer for name, buffer in encoder.named_buffers() if name.endswith("inv_freq")}
     assert frequencies
     assert {buffer.dtype for buffer in frequencies.values()} == {torch.float32}
@@ -110,7 +110,7 @@ def test_a_network_that_does_not_bear_it(*, refuses: bool, got: str) -> None:
     model.norm = Twice(model.norm, refuses=refuses)
     encoder = image_encoder(TimmStack(model, side=32), 0)
     with pytest.raises(ConfigError, match=f"runs in bfloat16, got {got}.*compute-dtype.*float32"):
-        encoder.narrow()
+        encoder.to_bfloat16()
 
 
 def test_what_is_known_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +129,8 @@ def test_what_is_known_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_modes_stay(tmp_path: Path) -> None:
     encoder = TextEncoder(TransformersStack(bert()), trunk_blocks=1)
-    encoder.narrow()
+    encoder.to_bfloat16()
     assert encoder.training
     encoder.train(False)
-    encoder.narrow()
+    encoder.to_bfloat16()
     assert not encoder.training

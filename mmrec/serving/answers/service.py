@@ -100,10 +100,14 @@ class Service:
         """Hash of the weights and of the preprocessing."""
         return self.recommender.model_hash
 
-    def close(self) -> None:
-        """Finish what was accepted, then let go of everything."""
+    def stop(self) -> None:
+        """Finish what was accepted, then take no more; the store may have others who use it."""
         self.posts.close()
         self.worker.close()
+
+    def close(self) -> None:
+        """Finish what was accepted, then let go of everything."""
+        self.stop()
         self.store.close()
 
     def score(self, request: ScoreRequest, parts: Parts, trace: Trace) -> ScoreAnswer:

@@ -53,7 +53,7 @@ class Active:
             self._requests -= 1
             over = self._retired and not self._requests
         if over:
-            self.service.worker.close()
+            self.service.stop()
 
     def retire(self) -> None:
         """End the model as soon as no request needs it any more."""
@@ -61,7 +61,7 @@ class Active:
             over = not self._requests and not self._retired
             self._retired = True
         if over:
-            self.service.worker.close()
+            self.service.stop()
 
 
 class Deployment:
@@ -166,5 +166,5 @@ class Deployment:
     def close(self) -> None:
         """Finish what was accepted, then let go of everything."""
         if self._previous is not None:
-            self._previous.service.worker.close()
+            self._previous.service.stop()
         self._current.service.close()

@@ -6,6 +6,7 @@ them.  Only where posts are encoded are there operations worth sharing.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -33,6 +34,43 @@ def _use(count: int) -> None:
     # With its first operation a thread takes over what was last said in any; to ask counts as one.
     torch.get_num_threads()
     torch.set_num_threads(count)
+
+
+class Helpers:
+    """Threads that help whoever has several pieces of work.
+
+    The one who asks does the work, and waits for a helper only where it holds a piece: a large request holds up no small
+    one, which would have to wait for its turn if threads did all of it.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_ALL, thread_name_prefix="mmrec-helper", initializer=use_one_thread)
+
+    def map(self, work: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> list[_Result]:
+        """Return what some work makes of each piece."""
+        waiting, done = deque(enumerate(pieces)), dict[int, _Result]()
+
+        def help_out() -> None:
+            while True:
+                try:
+                    place, piece = waiting.popleft()
+                except IndexError:
+                    return
+                done[place] = work(piece)
+
+        helpers = [self._pool.submit(help_out) for _ in range(min(_ALL, len(pieces)) - 1)]
+        try:
+            help_out()
+        finally:
+            waiting.clear()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+        return [done[place] for place in range(len(pieces))]
+
+    def close(self) -> None:
+        """Finish what was begun, then stop."""
+        self._pool.shutdown(wait=True)
 
 
 class Cores:

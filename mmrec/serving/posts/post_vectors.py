@@ -19,7 +19,7 @@ from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.posts import DecodedPost, Post, attribute_texts, decode_post
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.limits import Limits
-from mmrec.serving.model.threads import Cores
+from mmrec.serving.model.threads import Helpers
 from mmrec.serving.problems import settled
 from mmrec.serving.stores.store import Attribute
 from mmrec.serving.trace import Trace
@@ -108,7 +108,7 @@ class PostVectors:
         limits: Limits,
     ) -> None:
         self._submit, self._readable, self._side, self._max_images = submit, readable, side, max_images
-        self._limits, self._cores = limits, Cores(least=1)
+        self._limits, self._helpers = limits, Helpers()
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
         self._coming: dict[str, Future[Encoded]] = {}
         self._lock = threading.Lock()
@@ -138,7 +138,7 @@ class PostVectors:
         if not claims:
             return promises
         try:
-            decoded = self._cores.map(partial(self._decoded, check), claims)
+            decoded = self._helpers.map(partial(self._decoded, check), claims)
             good = [(claim, post) for claim, post in zip(claims, decoded, strict=True) if isinstance(post, _Readable)]
             encodings = self._submit([post.decoded for _, post in good]) if good else []
         except BaseException as error:
@@ -175,7 +175,7 @@ class PostVectors:
 
     def close(self) -> None:
         """Finish what is being decoded, then stop."""
-        self._cores.close()
+        self._helpers.close()
 
     def _promise(self, content: Content, key: str, claims: list[_Claim]) -> Future[Encoded]:
         """Return what will hold a post's vector; where nobody else has claimed it, claim it."""
@@ -193,17 +193,14 @@ class PostVectors:
         claims.append(_Claim(content, key, promise))
         return promise
 
-    def _decoded(self, check: Callable[[], object], claims: Sequence[_Claim]) -> list[_Readable | Exception]:
-        """Decode some posts; one that cannot be read gives its error."""
-        decoded: list[_Readable | Exception] = []
-        for claim in claims:
-            check()
-            try:
-                post = self.decode(claim.content)
-                decoded.append(_Readable(post, self._readable(post)))
-            except Exception as error:  # whatever is wrong with a post, it is told to those who asked for it
-                decoded.append(error)
-        return decoded
+    def _decoded(self, check: Callable[[], object], claim: _Claim) -> _Readable | Exception:
+        """Decode a post, or return the error of one that cannot be read."""
+        check()
+        try:
+            post = self.decode(claim.content)
+            return _Readable(post, self._readable(post))
+        except Exception as error:  # whatever is wrong with a post, it is told to those who asked for it
+            return error
 
     def decode(self, content: Content) -> DecodedPost:
         """Check and decode a post.

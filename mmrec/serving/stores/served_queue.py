@@ -37,7 +37,7 @@ class ServedQueue:
         """Return when what was put before is durable, or could not be made so.
 
         Raises:
-            StoreFailureError: too many wait, or it is closed.
+            StoreFailureError: it is closed.
         """
         reached = threading.Event()
         self._queue.put(reached, hurry=True)

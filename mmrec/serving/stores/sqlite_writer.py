@@ -59,7 +59,12 @@ class SqliteWriter:
 
     def _write(self) -> None:
         while writes := self._queue.take():
-            self._commit(writes)
+            try:
+                self._commit(writes)
+            except Exception as error:  # not even undone; the thread must live, and nobody wait for ever
+                for write in writes:
+                    if not write.done.done():
+                        write.done.set_exception(StoreFailureError(f"{type(error).__name__}: {error}"))
 
     def _commit(self, writes: Sequence[_Write]) -> None:
         """Make some writes in one transaction; where that fails, each in its own, so that a bad one spoils no other."""

@@ -35,12 +35,12 @@ class WriteQueue(Generic[_Entry]):
         """Add an entry.
 
         Raises:
-            StoreFailureError: too many wait, or it is closed.
+            StoreFailureError: it is closed, or too many wait for an entry that nobody waits for.
         """
         with self._changed:
             if self._closed:
                 raise StoreFailureError("the store is closed")
-            if len(self._entries) >= WAITING:
+            if len(self._entries) >= WAITING and not hurry:
                 raise StoreFailureError(f"{WAITING} writes wait already")
             self._entries.append(entry)
             self._hurry |= hurry or len(self._entries) >= TOGETHER

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import torch
 
 from mmrec.serving.model import threads
 from mmrec.serving.model.batcher import Batcher
-from mmrec.serving.model.threads import Cores, use_all_threads, use_one_thread
+from mmrec.serving.model.threads import Cores, Helpers, use_all_threads, use_one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +93,42 @@ def test_a_batchers_thread_chooses_before_its_first_batch() -> None:
     assert batcher.submit(4).result(10) == 8
     batcher.close()
     assert found == [1]
+
+
+class TestHelpers:
+    @pytest.mark.parametrize("count", [0, 1, 2, 50])
+    def test_pieces_come_back_in_order(self, count: int) -> None:
+        with closing(Helpers()) as helpers:
+            assert helpers.map(lambda piece: 2 * piece, range(count)) == [2 * piece for piece in range(count)]
+
+    def test_pieces_are_done_beside_each_other(self) -> None:
+        together = threading.Barrier(3)
+        with closing(Helpers()) as helpers:
+            assert len(helpers.map(lambda piece: together.wait(10), range(3))) == 3
+
+    def test_who_asks_waits_for_no_helper_that_is_busy_elsewhere(self) -> None:
+        begun, go = threading.Semaphore(0), threading.Event()
+
+        def long(piece: int) -> None:
+            begun.release()
+            assert go.wait(20)
+
+        with closing(Helpers()) as helpers, ThreadPoolExecutor(2) as others:
+            held = [others.submit(helpers.map, long, range(3)) for _ in range(2)]
+            for _ in range(5):
+                assert begun.acquire(timeout=10), "both who ask, and all three helpers"
+            assert helpers.map(lambda piece: piece, range(5)) == list(range(5))
+            go.set()
+            for one in held:
+                one.result(10)
+
+    def test_an_error_is_told_whoever_met_it(self) -> None:
+        def fails(piece: int) -> int:
+            if piece == 7:
+                raise ZeroDivisionError
+            return piece
+
+        with closing(Helpers()) as helpers:
+            with pytest.raises(ZeroDivisionError):
+                helpers.map(fails, range(20))
+            assert helpers.map(fails, [1, 2]) == [1, 2], "they go on"

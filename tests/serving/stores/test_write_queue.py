@@ -40,9 +40,27 @@ def test_one_in_a_hurry_takes_those_before_it_along() -> None:
 
 
 def test_without_hurry_they_wait_a_moment_only() -> None:
-    queue = WriteQueue[int](linger=0.01)
+    queue = WriteQueue[int](linger=0.05)
+    taken, thread = taken_by(queue)
     put(queue, [1, 2])
-    assert queue.take() == [1, 2]
+    while not taken:
+        thread.join(0.01)
+    assert taken == [[1, 2]], "together, though the thread was waiting when the first one came"
+    queue.close()
+
+
+def test_one_in_a_hurry_wakes_a_thread_that_lingers() -> None:
+    queue = WriteQueue[int](linger=LONG)
+    taken, thread = taken_by(queue)
+    queue.put(1, hurry=False)
+    thread.join(0.1)
+    assert taken == [], "it lingers"
+    queue.put(2, hurry=True)
+    for _ in range(1000):
+        if not taken:
+            thread.join(0.01)
+    assert taken == [[1, 2]]
+    queue.close()
 
 
 def test_many_do_not_wait() -> None:
@@ -67,7 +85,8 @@ def test_no_more_than_there_is_room_for() -> None:
     queue = WriteQueue[int](linger=LONG)
     put(queue, range(WAITING))
     with pytest.raises(StoreFailureError, match=f"{WAITING} writes wait"):
-        queue.put(0, hurry=True)
+        queue.put(0, hurry=False)
+    queue.put(0, hurry=True)
 
 
 def test_many_threads_lose_nothing_and_keep_their_order() -> None:
