@@ -150,7 +150,7 @@ class Store(Protocol):
         ...
 
     def log_served(self, served: Served) -> None:
-        """Append what was shown.  It is durable before any later feedback is, not necessarily when this returns."""
+        """Append what was shown.  It is durable before any later feedback of this process is, not when this returns."""
         ...
 
     def served(self, request_id: str) -> Served | None:
