@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import signal
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mmrec.process import set_aside_again, set_objects_aside
+from mmrec.process import set_aside_again, set_objects_aside, uninterrupted
 
 
 class Ring:
@@ -59,3 +61,39 @@ def test_where_nothing_was_set_aside_nothing_is() -> None:
     finally:
         gc.enable()
     assert not gc.get_freeze_count()
+
+
+class TestUninterrupted:
+    def test_ctrl_c_waits_for_the_end_of_the_block(self) -> None:
+        done: list[str] = []
+
+        def work() -> None:
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                done.append("the rest of the block")
+            done.append("what follows")
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert done == ["the rest of the block"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_without_one_nothing_happens(self) -> None:
+        with uninterrupted():
+            pass
+        with pytest.raises(KeyError), uninterrupted():
+            raise KeyError("an error of the block")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_one_that_is_ignored_stays_ignored(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_other_threads_go_on(self) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: uninterrupted().__enter__()).result(10)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

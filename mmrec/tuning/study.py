@@ -22,6 +22,7 @@ from mmrec.config_file import dump_config
 from mmrec.errors import MissingExtraError
 from mmrec.storage import atomic_file, write_json
 from mmrec.tuning.folder import TuneFolder
+from mmrec.tuning.journal_lock import JournalLock
 from mmrec.tuning.results import LEAST_FOR_IMPORTANCE, State, TrialRecord, TuneResult
 from mmrec.tuning.space import ChoiceKnob, Knob, Value, own_values, with_values
 
@@ -75,7 +76,8 @@ class Study:
         plan = folder.read()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # Its lock is a link to this path: a relative one would lead nowhere, and a stale lock never be found stale.
-        storage = JournalStorage(JournalFileBackend(str(folder.journal.resolve())))
+        journal = str(folder.journal.resolve())
+        storage = JournalStorage(JournalFileBackend(journal, JournalLock(journal)))
         # The median needs no budget to be fixed beforehand and works from a handful of trials on; Hyperband splits them
         # into brackets that each need as many.  A rate that warms up says nothing at first, hence the epochs of grace.
         pruner = optuna.pruners.MedianPruner(
