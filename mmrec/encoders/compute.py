@@ -1,4 +1,4 @@
-"""The number format in which trained encoders run: half the bytes, and on what multiplies it natively several times faster."""
+"""The number format in which trained encoders run: half the bytes, and faster on what multiplies it natively."""
 
 from __future__ import annotations
 

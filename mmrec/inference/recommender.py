@@ -113,8 +113,8 @@ class Recommender:
             feed: prepared feed to run on; by default the one the run was trained on.
             device: cpu, cuda, ... or auto.
             fill_caches: run trunks over what their caches lack; otherwise such a trunk runs where an item is read.
-            compute_dtype: number format in which encoders of captions and pictures run: bfloat16 is several times faster on
-                a GPU, and on a processor with AMX or AVX-512 BF16; vectors differ in the third digit.
+            compute_dtype: number format in which transformers over captions and pictures run: bfloat16 is faster on what
+                multiplies it natively, such as a processor with AMX; vectors differ in the third digit.
             notify: told what is about to be done.
             meter: shows progress.
 

@@ -133,6 +133,7 @@ class PostVectors:
             ProblemError: too much waits already.
         """
         claims: list[_Claim] = []
+        # Before anything is claimed, which an error would leave without an end.
         keys = [content.key for content in contents]
         promises = [self._promise(content, key, claims) for content, key in zip(contents, keys, strict=True)]
         if not claims:

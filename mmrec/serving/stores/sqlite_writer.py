@@ -41,7 +41,7 @@ class SqliteWriter:
             hurry: whether somebody waits for that.
 
         Raises:
-            StoreFailureError: too many wait, or it is closed.
+            StoreFailureError: it is closed, or too many wait already and nobody waits for this.
         """
         write = _Write(statements)
         self._queue.put(write, hurry=hurry)

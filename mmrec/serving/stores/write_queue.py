@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from mmrec.serving.stores.store import StoreFailureError
 
 WAITING, TOGETHER = 4096, 256
+"""Entries that may wait, and those that are taken at once."""
 LINGER = 0.05
 """Seconds."""
 _Entry = TypeVar("_Entry")
@@ -18,8 +19,8 @@ _Entry = TypeVar("_Entry")
 class WriteQueue(Generic[_Entry]):
     """Entries in the order in which they came, taken many at a time.
 
-    Somebody waits for an entry that is in a hurry; another one is taken with the next of these, or a moment later.  To
-    wake the thread for what every answer shows took a tenth of a small request's time.
+    Somebody waits for an entry that is in a hurry; another one is taken with the next of these, or a moment later: what
+    every answer shows is no reason to wake a thread and to commit for each.
 
     Args:
         linger: how long an entry without hurry may wait, in seconds.
