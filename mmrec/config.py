@@ -105,6 +105,10 @@ class Model(Settings):
     trend_days: Count = 7
     """Known items gain by how far their popularity rose in the last days of training, by a weight that validation
     chooses; 0 switches it off.  It needs item ids, an item bias and real timestamps."""
+    late_shares: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = ()
+    """Late unimodal scores: shares of the vector that a modality alone gives, of which validation chooses one or none for
+    each modality, to be part of an item's vector outside training; empty switches it off.  Each candidate of each modality
+    reads the validation histories once more."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Model:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,13 +14,20 @@ from torch import Tensor
 from mmrec.assembly import Assembly
 from mmrec.config import Config
 from mmrec.errors import ConfigError, near_names
-from mmrec.evaluation.calibration import KNOWN_BONUS, REPEAT_BONUS, TREND_WEIGHT, Calibration, calibrated_metrics
+from mmrec.evaluation.calibration import (
+    KNOWN_BONUS,
+    LATE_SHARE,
+    REPEAT_BONUS,
+    TREND_WEIGHT,
+    Calibration,
+    calibrated_metrics,
+)
 from mmrec.evaluation.evaluate import validation_metrics
 from mmrec.evaluation.metrics import metric_names
 from mmrec.evaluation.settings import settings_of
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
-from mmrec.inference.encoding import ModelScorer, encode_catalogue
+from mmrec.inference.encoding import ModelScorer, encode_plain
 from mmrec.model.gather import gather_plain
 from mmrec.model.item_encoder import ITEM_ID
 from mmrec.notices import Notify
@@ -54,33 +62,42 @@ class Validation:
         """Return the metrics by name, the same on all ranks."""
         found = self._measure()
         # Ranks compute alike but not always in the same bits, and must not part ways over it.
-        self.ranks.agree(self.assembly.model.scorer.buffers())
+        model = self.assembly.model
+        self.ranks.agree([*model.scorer.buffers(), *model.late.buffers()])
         found = dict(zip(found, self.ranks.agree_on(list(found.values())), strict=True))
         self.notify("validation " + "  ".join(f"{name} {value:.4f}" for name, value in found.items()))
         return found
 
     def encode_catalogue(self) -> Float[Tensor, "items width"]:
-        """Return the vectors of the whole catalogue, not calibrated; each rank encodes a stretch of it.
+        """Return the vectors of the whole catalogue without anything that validation chooses."""
+        return self._encode(())[0]
+
+    def _encode(self, modalities: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return these vectors, and what some modalities alone give; each rank encodes a stretch of the catalogue.
 
         The stretches are equally long, for ranks that run sharded blocks must run them equally often: the last row is
         encoded more than once where the numbers ask for it.
         """
-        count = len(self.assembly.all_rows)
-        length = -(-count // self.ranks.count)
-        rows = np.minimum(np.arange(length) + self.ranks.rank * length, count - 1)
-        own = encode_catalogue(
-            self.assembly.model, self.assembly.reader, rows, device=self.assembly.device, calibrated=False
-        )
-        if self.ranks.count == 1:
-            return own
-        return gather_plain(own.to(self.assembly.device), [length] * self.ranks.count)[:count]
+        assembly, ranks = self.assembly, self.ranks
+        count = len(assembly.all_rows)
+        length = -(-count // ranks.count)
+        rows = np.minimum(np.arange(length) + ranks.rank * length, count - 1)
+        own, alone = encode_plain(assembly.model, assembly.reader, rows, device=assembly.device, modalities=modalities)
+        if ranks.count == 1:
+            return own, alone
+
+        def gathered(vectors: Tensor) -> Tensor:
+            return gather_plain(vectors.to(assembly.device), [length] * ranks.count)[:count]
+
+        return gathered(own), {name: gathered(vectors) for name, vectors in alone.items()}
 
     def _measure(self) -> dict[str, float]:
         assembly, split, cases = self.assembly, self.split, self.cases
         config, histories = assembly.config, assembly.histories
         names = tuple(dict.fromkeys([config.train.metric, *METRICS]))
         first_seen = assembly.catalogue.first_seen
-        vectors, setters = self.encode_catalogue(), self._setters()
+        setters, late = self._setters(), self._late_modalities()
+        vectors, alone = self._encode(late)
 
         def scorer(cases: Cases) -> ModelScorer:
             return ModelScorer(
@@ -90,6 +107,7 @@ class Validation:
                 cases,
                 history_length=config.train.history_length,
                 device=assembly.device,
+                alone=alone,
                 signals=torch.from_numpy(self.ids.signals) if len(setters) > 1 else None,
             )
 
@@ -107,18 +125,26 @@ class Validation:
             names=names,
             warm=None if split.calibration is None else questions(split.calibration),
             cold_cost=config.train.cold_cost,
+            late_shares=config.model.late_shares,
         )
+
+    def _late_modalities(self) -> tuple[str, ...]:
+        """Return the modalities of which a share may be chosen: alone they must be something else than the whole."""
+        config = self.assembly.config
+        if not config.model.late_shares or config.objective.kind in VALUE_LOSSES or len(config.encoders) < 2:
+            return ()
+        return self.assembly.model.late.modalities
 
     def _setters(self) -> dict[str, Callable[[float], object]]:
         """Return what validation may choose of this model: signals are read off known ids and added to a bias."""
-        scorer = self.assembly.model.scorer
+        scorer, late = self.assembly.model.scorer, self.assembly.model.late
         found: dict[str, Callable[[float], object]] = {REPEAT_BONUS: scorer.repeat_bonus.fill_}
         if ITEM_ID in self.assembly.encoders and self.assembly.config.model.item_bias:
             if self.ids.trends.any():
                 found[TREND_WEIGHT] = scorer.trend_weight.fill_
             if self.split.calibration is not None:
                 found[KNOWN_BONUS] = scorer.known_bonus.fill_
-        return found
+        return found | {LATE_SHARE + name: partial(late.set, name) for name in self._late_modalities()}
 
 
 def validation_cases(config: Config, split: Split) -> Cases:

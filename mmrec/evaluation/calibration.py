@@ -26,6 +26,8 @@ well, the one that does so on more questions is taken.  More would leave what he
 COST_METRICS = tuple(f"hr@{cutoff}" for cutoff in range(5, 21))
 """What cold items cost is the mean loss of these: of that of HR@10 alone, a few hundred questions say little."""
 REPEAT_BONUS, TREND_WEIGHT, KNOWN_BONUS = "repeat_bonus", "trend_weight", "known_bonus"
+LATE_SHARE = "late_share_"
+"""What the name of a modality's share begins with."""
 
 Values = Mapping[str, npt.NDArray[np.float64]]
 
@@ -38,8 +40,8 @@ class Calibration:
         cases: the questions.
         histories: the feed's interactions.
         split: whose part the cases are.
-        setters: name (``repeat_bonus``, ``trend_weight``, ``known_bonus``) to what takes its value; where one is missing there
-            is nothing to choose.
+        setters: name (``repeat_bonus``, ``trend_weight``, ``known_bonus``, ``late_share_`` and a modality) to what takes its
+            value; where one is missing there is nothing to choose.
         names: metrics to measure.
         first_seen: shape (items,), of the catalogue.
     """
@@ -68,6 +70,16 @@ class Calibration:
     def unfiltered(self) -> Setting:
         """The setting of all candidates, the history among them."""
         return next(setting for setting in self.settings if setting.pool == "all" and not setting.filter_seen)
+
+    @property
+    def unknown(self) -> Setting:
+        """The setting of what is new: cold items among themselves, elsewhere all candidates but the history."""
+        return next(setting for setting in self.settings if setting.pool == "cold" or setting.filter_seen)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of what sets the modalities' shares."""
+        return tuple(name for name in self._setters if name.startswith(LATE_SHARE))
 
     def set(self, name: str, value: float) -> None:
         """Take a value, where there is something that takes it."""
@@ -128,7 +140,13 @@ class Calibration:
 
 
 def calibrated_metrics(
-    asked: Calibration, *, metric: str, names: Sequence[str], warm: Calibration | None = None, cold_cost: float | None
+    asked: Calibration,
+    *,
+    metric: str,
+    names: Sequence[str],
+    warm: Calibration | None = None,
+    cold_cost: float | None,
+    late_shares: Sequence[float] = (),
 ) -> dict[str, float]:
     """Choose what ranks best; return the headline metrics with it.
 
@@ -137,13 +155,21 @@ def calibrated_metrics(
     judged where nothing is filtered, the trend then by the headline.  Questions about cold items say nothing of either:
     there ``warm`` questions among warm items do, and where there are none both are 0.
 
+    Shares of modalities come first, one modality after the other, and are judged by what is new to the user: what is not,
+    the repeat bonus decides.
+
     Args:
         asked: the validation questions.
         metric: the one that counts, higher is better; the first of equals is taken.
         names: metrics to return, ``metric`` among them.
         warm: questions about warm items, of a split about cold ones.
         cold_cost: share of their hits that cold items may cost these; None leaves them what they cost.
+        late_shares: candidates for the share of each modality, beside 0.
     """
+    for name in asked.modalities:
+        asked.choose_best(name, (0.0, *late_shares), asked.unknown, metric=metric)
+        if warm is not None:
+            warm.set(name, asked.chosen[name])
     if warm is not None:
         warm.choose_best(REPEAT_BONUS, REPEAT_BONUSES, replace(warm.unfiltered, pool="cold"), metric=metric)
         warm.choose_best(TREND_WEIGHT, TREND_WEIGHTS, replace(warm.settings[0], pool="cold"), metric=metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,20 +76,46 @@ def encode_catalogue(
     *,
     device: torch.device,
     batch_items: int = 512,
-    calibrated: bool = True,
     progress: Progress | None = None,
 ) -> Float[Tensor, "items width"]:
-    """Return the score-ready vectors of some items, float32 on the CPU, in the order given.
-
-    A training's bank is not ``calibrated``, nor what is still to be.
-    """
+    """Return the score-ready vectors of some items, float32 on the CPU, in the order given."""
     vectors = torch.empty(len(item_rows), model.width)
-    with evaluating(model, trains_on=bool(model.item_encoder.in_step)):
+    with _reading(model):
         for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
-            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device), calibrated=calibrated).float().cpu()
+            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device)).float().cpu()
             if progress:
                 progress(len(index))
     return vectors
+
+
+def encode_plain(
+    model: RecommenderModel,
+    reader: ItemReader,
+    item_rows: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    batch_items: int = 512,
+    modalities: Sequence[str] = (),
+) -> tuple[Float[Tensor, "items width"], dict[str, Float[Tensor, "items width"]]]:
+    """Return some items' vectors as training compares them, and what some modalities alone give.
+
+    Nothing is in them that validation chooses.  See :meth:`RecommenderModel.encode_alone`.
+    """
+    vectors = torch.empty(len(item_rows), model.width)
+    alone = {name: torch.empty(len(item_rows), model.width) for name in modalities}
+    with _reading(model):
+        for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
+            rows = torch.from_numpy(index)
+            plain, found = model.encode_alone(batch.to(device), modalities)
+            vectors[rows] = plain.float().cpu()
+            for name, own in found.items():
+                alone[name][rows] = own.float().cpu()
+    return vectors, alone
+
+
+def _reading(model: RecommenderModel) -> evaluating:
+    """Return the context in which a model reads items: sharded blocks go on training with what they put together here."""
+    return evaluating(model, trains_on=bool(model.item_encoder.in_step))
 
 
 def encode_histories(
@@ -131,6 +157,7 @@ class ModelScorer:
         cases: the questions.
         history_length: most recent events a history is cut to.
         device: where to compute.
+        alone: by modality, shape (items, width): what it alone gives, where shares of it are still chosen; scores follow.
         signals: shape (items, 2), where the vectors are not calibrated yet; see :meth:`Scorer.calibrated`.
     """
 
@@ -143,10 +170,13 @@ class ModelScorer:
         *,
         history_length: int,
         device: torch.device,
+        alone: Mapping[str, Float[Tensor, "items width"]] | None = None,
         signals: Float[Tensor, "items 2"] | None = None,
     ) -> None:
         self._model, self._histories, self._cases = model, histories, cases
-        self._items = item_embeddings.to(device)
+        self._plain = self._items = item_embeddings.to(device)
+        self._alone = {name: vectors.to(device) for name, vectors in (alone or {}).items()}
+        self._shares: Mapping[str, float] = {}
         self._signals = None if signals is None else signals.to(device)
         self._length, self._device = history_length, device
         self._users = torch.empty(len(cases), 0, model.width)
@@ -164,9 +194,10 @@ class ModelScorer:
 
     def case_vectors(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases interests width"]:
         """Return the vectors of some cases."""
+        items = self._mixed()
         if not self._known[cases].all():
             events = self._events(cases)
-            users = encode_histories(self._model, self._histories, events, self._items, device=self._device)
+            users = encode_histories(self._model, self._histories, events, items, device=self._device)
             if not self._users.shape[1]:
                 self._users = torch.empty(len(self._cases), *users.shape[1:])
             self._users[torch.from_numpy(cases)] = users
@@ -175,7 +206,7 @@ class ModelScorer:
 
     def item_vectors(self, rows: slice | Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """Return the vectors of some items, calibrated as the scorer is now."""
-        items = self._items[rows]
+        items = self._mixed()[rows]
         return items if self._signals is None else self._model.scorer.calibrated(items, self._signals[rows])
 
     def repeat_items(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
@@ -186,6 +217,14 @@ class ModelScorer:
     def repeat_bonus(self) -> float:
         """Return the bonus."""
         return float(self._model.scorer.repeat_bonus)
+
+    def _mixed(self) -> Float[Tensor, "items width"]:
+        """Return the catalogue with the shares of modalities as they are now; histories are read anew when they change."""
+        if self._alone and self._shares != self._model.late.chosen():
+            self._shares = self._model.late.chosen()
+            self._items = self._model.with_late(self._plain, self._alone)
+            self._known[:] = False
+        return self._items
 
     def _events(self, cases: npt.NDArray[np.int64]) -> RaggedArray:
         return self._cases.take(cases).histories(self._histories, length=self._length)

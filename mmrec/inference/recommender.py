@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from mmrec.inference.embedding_table import (
     saved_vectors,
 )
 from mmrec.inference.encoding import Progress, encode_catalogue
+from mmrec.inference.model_hash import in_every_format, in_format, weights_hash
 from mmrec.inference.references import Reference, reference_name
 from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors
@@ -70,7 +71,7 @@ class Recommender:
 
     def __init__(self, run: RunFolder, assembly: Assembly, *, weights_hash: str) -> None:
         self.run, self.assembly, self.weights_hash = run, assembly, weights_hash
-        self.model_hash = _in_format(weights_hash, assembly.compute_dtype)
+        self.model_hash = in_format(weights_hash, assembly.compute_dtype)
         self.items_encoded = 0
         config = assembly.config
         self.vectors = ItemVectors(
@@ -158,7 +159,7 @@ class Recommender:
             )
         load_model_tensors(assembly.model, checkpoint.tensors[MODEL], where=str(path))
         assembly.model.eval()
-        return cls(folder, assembly, weights_hash=_weights_hash(assembly, checkpoint.tensors[MODEL]))
+        return cls(folder, assembly, weights_hash=weights_hash(assembly, checkpoint.tensors[MODEL]))
 
     @property
     def device(self) -> torch.device:
@@ -201,8 +202,7 @@ class Recommender:
                     for rows, piece in encode(missing, advance):
                         vectors[rows] = piece
             self.items_encoded = len(missing)
-            formats = [_in_format(self.weights_hash, dtype) for dtype in get_args(ComputeDtype)]
-            remove_other_models(self.run.embeddings, model_hashes=formats)
+            remove_other_models(self.run.embeddings, model_hashes=in_every_format(self.weights_hash))
             self.vectors.table = self._saved_table()
         assert self.vectors.table is not None
         return self.vectors.table
@@ -318,24 +318,6 @@ class Recommender:
 
     def _saved_table(self) -> npt.NDArray[np.float32] | None:
         return saved_vectors(self.run.embeddings / self.catalogue_hash)
-
-
-def _in_format(weights_hash: str, dtype: ComputeDtype) -> str:
-    """Return the hash of a model that runs in a number format."""
-    return weights_hash if dtype == "float32" else content_hash(weights_hash, dtype)
-
-
-def _weights_hash(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:
-    """Hash what was trained and what it was trained on: weights, frozen bases, preprocessing."""
-    pieces: list[str | bytes] = []
-    for name in sorted(tensors):
-        pieces += [name, tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
-    for name, base in sorted(assembly.bases.items()):
-        pieces += [name, base]
-    for name, built in sorted(assembly.encoders.items()):
-        if built.preprocessor is not None:
-            pieces += [name, built.preprocessor.fingerprint]
-    return content_hash(*pieces)
 
 
 def scored_columns(scored: Scored) -> dict[str, list[object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -121,10 +121,43 @@ class ItemEncoder(nn.Module):
         """
         parts = self._visible_parts(items)
         chosen = self._draw_compared(parts, items, compare, most_compared)
-        if self.items_at_once and len(items) > self.items_at_once and torch.is_grad_enabled():
-            vectors, *alone = self._fuse_in_turn(parts, chosen, compare, num_items=len(items))
+        seen = compare if len(chosen) else ()
+        vectors, *alone = self._encode(parts, dict.fromkeys(seen, chosen), num_items=len(items))
+        contents = on_device(vectors.device, *(first_contents(parts[name], chosen) for name in seen))
+        return EncodedItems(
+            vectors=vectors,
+            views=Views(vectors=dict(zip(seen, alone, strict=True)), contents=dict(zip(seen, contents, strict=True))),
+        )
+
+    def encode_alone(
+        self, items: ItemBatch, modalities: Sequence[str]
+    ) -> tuple[Float[Tensor, "items dim"], dict[str, Float[Tensor, "items dim"]]]:
+        """Return the items' vectors, and what each of some modalities alone gives, without the id.
+
+        Nothing is encoded or projected again.  An item that lacks a modality has its whole vector there.
+        """
+        parts = self._visible_parts(items)
+        shown = [name for name in modalities if name in parts]
+        present = presence(parts, shown, len(items))
+        rows = {name: present[:, column].nonzero()[:, 0] for column, name in enumerate(shown)}
+        vectors, *alone = self._encode(parts, rows, num_items=len(items))
+        places = on_device(vectors.device, *rows.values())
+        found = dict.fromkeys(modalities, vectors)
+        for name, place, own in zip(rows, places, alone, strict=True):
+            found[name] = vectors.index_copy(0, place, own)
+        return vectors, found
+
+    def _encode(
+        self, parts: Mapping[str, Parts], shown: Mapping[str, Int[Tensor, " rows"]], *, num_items: int
+    ) -> tuple[Tensor, ...]:
+        """Return the vectors of all items, and of the items ``shown`` from each modality alone.
+
+        Whatever the batch lacks takes part with no weight, so that processes with other batches stay in step.
+        """
+        if self.items_at_once and num_items > self.items_at_once and torch.is_grad_enabled():
+            vectors, *alone = self._fuse_in_turn(parts, shown, num_items=num_items)
         else:
-            vectors, *alone = self._fuse(parts, chosen, compare, len(items))
+            vectors, *alone = self._fuse(parts, shown, num_items)
         idle = [p for module in self._idle_modules(parts) for p in module.parameters() if p.requires_grad]
         if self.training and idle:
             vectors = vectors + _zero_weight(idle).to(vectors.dtype)
@@ -132,26 +165,21 @@ class ItemEncoder(nn.Module):
             if name not in parts:
                 encoder = cast("BlockEncoder", self.encoders[name])
                 vectors = vectors + 0 * encoder(encoder.blank()).states.sum().to(vectors.dtype)
-        seen = compare if len(chosen) else ()
-        contents = on_device(vectors.device, *(first_contents(parts[name], chosen) for name in seen))
-        return EncodedItems(
-            vectors=vectors,
-            views=Views(vectors=dict(zip(seen, alone, strict=False)), contents=dict(zip(seen, contents, strict=True))),
-        )
+        return (vectors, *alone)
 
     def _fuse(
-        self, parts: Mapping[str, Parts], chosen: Int[Tensor, " pairs"], compare: tuple[str, ...], num_items: int
+        self, parts: Mapping[str, Parts], shown: Mapping[str, Int[Tensor, " rows"]], num_items: int
     ) -> tuple[Tensor, ...]:
-        """Return the vectors of all items, shape (items, dim), and those of the chosen ones from each modality alone."""
+        """Return the vectors of all items, shape (items, dim), and those of the items shown from each modality alone."""
         if self.assembler is None or self.fusion is None:
             assert self.unknown is not None
             (no_id,) = on_device(self.unknown.device, ~presence(parts, (ITEM_ID,), num_items))
             tokens, alone, vectors = None, [], no_id * self.unknown
         else:
-            shown = {name: parts[name] for name in self.modalities if name in parts}
-            encoded = {name: self.encoder(name)(read_content(part.content)) for name, part in shown.items()}
-            tokens = self.assembler(shown, encoded, num_items=num_items)
-            views = [tokens.view(chosen, modality=self.modalities.index(name)) for name in compare]
+            content = {name: parts[name] for name in self.modalities if name in parts}
+            encoded = {name: self.encoder(name)(read_content(part.content)) for name, part in content.items()}
+            tokens = self.assembler(content, encoded, num_items=num_items)
+            views = [tokens.view(rows, modality=self.modalities.index(name)) for name, rows in shown.items()]
             fused = self.fusion(tokens.joined(views))
             vectors, *alone = torch.split(fused, [len(part) for part in (tokens, *views)])
         if ITEM_ID in parts:
@@ -159,7 +187,7 @@ class ItemEncoder(nn.Module):
         return (vectors, *alone)
 
     def _fuse_in_turn(
-        self, parts: Mapping[str, Parts], chosen: Int[Tensor, " pairs"], compare: tuple[str, ...], *, num_items: int
+        self, parts: Mapping[str, Parts], shown: Mapping[str, Int[Tensor, " rows"]], *, num_items: int
     ) -> tuple[Tensor, ...]:
         """As ``_fuse``, but only the vectors are kept: the backward pass computes each slice of items once more.
 
@@ -175,9 +203,9 @@ class ItemEncoder(nn.Module):
         found, anchor = [], next(self.parameters())
         for start in range(0, num_items, self.items_at_once):
             stop = min(start + self.items_at_once, num_items)
-            inside = chosen[(chosen >= start) & (chosen < stop)] - start
+            inside = {name: rows[(rows >= start) & (rows < stop)] - start for name, rows in shown.items()}
             piece = slice_parts(parts, start=start, stop=stop, num_items=num_items)
-            found.append(checkpoint(again, anchor, piece, inside, compare, stop - start, use_reentrant=False))
+            found.append(checkpoint(again, anchor, piece, inside, stop - start, use_reentrant=False))
         return tuple(torch.cat(column) for column in zip(*found, strict=True))
 
     def _draw_compared(

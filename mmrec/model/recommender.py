@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from mmrec.contents import IdContent
 from mmrec.host import on_device
 from mmrec.model.gather import gather_plain, gather_rows, gather_sizes
 from mmrec.model.item_encoder import ITEM_ID, EncodedItems, ItemEncoder, Views
+from mmrec.model.late import LateShares
 from mmrec.model.mean import MeanUserEncoder
 from mmrec.model.scorer import Scorer
 from mmrec.model.user_encoder import UserEncoder
@@ -49,20 +50,37 @@ class RecommenderModel(nn.Module):
         self._habits = MeanUserEncoder()
         self.scorer = scorer
         self.dim, self.width = scorer.dim, scorer.width
+        self.late = LateShares(item_encoder.modalities)
         self.revisit = nn.Parameter(torch.full((scorer.dim,), 0.5))
         self.contrastive_modalities = contrastive_modalities
         comparable = all(name in item_encoder.modalities for name in contrastive_modalities)
         self.contrastive_items = contrastive_items if comparable else 0
 
-    def encode_items(self, items: ItemBatch, *, calibrated: bool = True) -> Float[Tensor, "items width"]:
-        """Return score-ready vectors of distinct items.
+    def encode_items(self, items: ItemBatch) -> Float[Tensor, "items width"]:
+        """Return score-ready vectors of distinct items."""
+        plain, alone = self.encode_alone(items, tuple(self.late.chosen()))
+        return self.scorer.calibrated(self.with_late(plain, alone), item_signals(items))
+
+    def encode_alone(
+        self, items: ItemBatch, modalities: Sequence[str] = ()
+    ) -> tuple[Float[Tensor, "items width"], dict[str, Float[Tensor, "items width"]]]:
+        """Return vectors of distinct items without anything that validation chooses, as training compares them.
 
         Args:
             items: what to encode.
-            calibrated: with what validation adds for their signals.
+            modalities: those whose own vectors are returned too; an item without one has its whole vector there.
         """
-        vectors = self.scorer.item_vectors(self.item_encoder(items))
-        return self.scorer.calibrated(vectors, item_signals(items)) if calibrated else vectors
+        fused, alone = self.item_encoder.encode_alone(items, modalities)
+        return self.scorer.item_vectors(fused), {name: self.scorer.item_vectors(own) for name, own in alone.items()}
+
+    def with_late(
+        self, plain: Float[Tensor, "items width"], alone: Mapping[str, Float[Tensor, "items width"]]
+    ) -> Float[Tensor, "items width"]:
+        """Return the vectors of items with the chosen share of what each modality alone gives."""
+        shares = self.late.chosen()
+        if not shares:
+            return plain
+        return self.scorer.mean([plain, *(alone[name] for name in shares)], [1.0, *shares.values()])
 
     def encode_users(self, users: UserBatch, item_embeddings: Float[Tensor, "items width"]) -> UserStates:
         """Return score-ready vectors of users, after the whole history and after each slot of it.

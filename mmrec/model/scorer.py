@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -72,6 +73,19 @@ class Scorer(nn.Module):
             return content
         # Coordinates of about one let the bias learn as fast as everything else.
         return torch.cat([content, self.bias(content * self.dim**0.5).to(content.dtype)], dim=1)
+
+    def mean(
+        self, item_embeddings: Sequence[Float[Tensor, "items width"]], weights: Sequence[float]
+    ) -> Float[Tensor, "items width"]:
+        """Return the weighted mean of several score-ready vectors of the same items, its content of unit length again.
+
+        Args:
+            item_embeddings: of all items, once for each weight.
+            weights: positive.
+        """
+        total = torch.stack([weight * vectors for weight, vectors in zip(weights, item_embeddings, strict=True)]).sum(0)
+        mean = total / sum(weights)
+        return torch.cat([self._unit(self.content(mean)), mean[:, self.dim :]], dim=1)
 
     def calibrated(
         self, item_embeddings: Float[Tensor, "items width"], signals: Float[Tensor, "items 2"]

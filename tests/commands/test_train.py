@@ -16,11 +16,15 @@ from data_tools.split_choices import SplitChoices
 from data_tools.splits import write_split
 from mmrec.batch import ItemBatch
 from mmrec.commands import train as module
+from mmrec.commands.evaluate import evaluate_run
 from mmrec.commands.train import train_run
 from mmrec.config import Config, validate
 from mmrec.config_file import load_config
 from mmrec.errors import ArtifactError, ConfigError, FeedError, MmrecError
 from mmrec.evaluation import calibration
+from mmrec.evaluation.case_table import CaseTable
+from mmrec.evaluation.metrics import case_metrics
+from mmrec.evaluation.settings import NEW_ITEMS
 from mmrec.feed.splits import WARM, Split
 from mmrec.inference.encoding import encode_catalogue
 from mmrec.inference.recommender import Recommender
@@ -42,6 +46,10 @@ def config(tiny_encoders: TinyEncoders) -> Config:
 
 def run(config: Config, feed: Path, out: Path, *, resume: bool = False) -> dict[str, object]:
     return train_run(config, feed=feed, out=out, resume=resume, device="cpu")
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in RunFolder(out).metrics.read_text().splitlines()]
 
 
 class TestRunFolder:
@@ -70,7 +78,7 @@ class TestRunFolder:
         assert ImagePreprocessor.from_dict(saved).fingerprint == pixels.fingerprint
 
     def test_metrics_count_the_work(self, tiny_run: Path) -> None:
-        lines = [json.loads(line) for line in RunFolder(tiny_run).metrics.read_text().splitlines()]
+        lines = logged(tiny_run)
         epochs = [line for line in lines if "validation/ndcg@10" in line]
         assert [line["epoch"] for line in epochs] == [1, 2]
         assert all(0 <= line["validation/hr@20"] <= 1 for line in epochs)
@@ -392,9 +400,28 @@ def test_told_before_a_cache_is_written(
 def test_every_width_is_trained_and_logged(config: Config, tiny_feed: TinyFeed, tmp_path: Path) -> None:
     nested = changed(config, objective={"matryoshka_dims": [4, 8]}, train={"epochs": 4})
     run(nested, tiny_feed.prepared, tmp_path / "run")  # twelve steps; the tenth is logged
-    lines = RunFolder(tmp_path / "run").metrics.read_text().splitlines()
-    logged = {name for line in lines for name in json.loads(line)}
-    assert {f"loss/{part}{width}" for part in ("full_softmax", "contrastive") for width in ("", "/4", "/8")} <= logged
+    names = {name for line in logged(tmp_path / "run") for name in line}
+    assert {f"loss/{part}{width}" for part in ("full_softmax", "contrastive") for width in ("", "/4", "/8")} <= names
+
+
+def test_shares_of_modalities_that_rank_better_are_part_of_every_vector(
+    config: Config, tiny_feed: TinyFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    asked = changed(config, model={"late_shares": [0.25, 0.5]}, train={"epochs": 1})
+    # By its standard error any difference counts, so that one is chosen.
+    monkeypatch.setattr(calibration, "STANDARD_ERRORS", -9.0)
+    train_run(asked, feed=tiny_feed.prepared, out=tmp_path / "run", device="cpu", notify=said.append)
+    recommender = Recommender.load(tmp_path / "run", device="cpu")
+    assembly = recommender.assembly
+    chosen = assembly.model.late.chosen()
+    assert chosen
+    (line,) = [line for line in said if line.startswith("validation")]
+    assert all(f"late_share_{name} {share:.4f}" in line for name, share in chosen.items())
+    best = next(line for line in logged(tmp_path / "run") if "validation/ndcg@10" in line)
+    evaluate_run(tmp_path / "run", part="validation", device="cpu", knockouts=False)
+    places, _ = CaseTable.load(RunFolder(tmp_path / "run").evaluation("validation")).places(NEW_ITEMS)
+    assert case_metrics(places)["ndcg@10"].mean() == pytest.approx(best["validation/ndcg@10"], abs=1e-6)
 
 
 def test_known_items_gain_what_keeps_cold_ones_from_costing_more(

@@ -77,6 +77,39 @@ def calibrate(sequences: list[list[int]], *, kind: Kind = "leave_last_out") -> t
     return found, toy.bonus
 
 
+@pytest.mark.parametrize("kind", ["leave_last_out", "cold_items"])
+def test_shares_of_modalities_are_judged_by_what_is_new(kind: Kind) -> None:
+    """Captions raise rows 5 and 4, half of it is enough where these are asked for; that row 0 is chosen again says nothing."""
+    histories = histories_of([[0, 1, 5], [1, 2, 5], [0, 1, 0]][: 2 if kind == "cold_items" else 3])
+    roles = [0, 0, 0, 1, 1, 1] if kind == "cold_items" else None
+    cases = cases_of(
+        histories, [1] * len(histories.user_ids), num_items=ITEMS, roles=roles, target_role=int(roles is not None)
+    )
+    toy = Toy()
+    raised = {
+        "late_share_text": torch.tensor([0.0, 0, 0, 0, 9, 12]),
+        "late_share_image": torch.tensor([9.0, 0, 0, 9, 0, 0]),
+    }
+    shares = dict.fromkeys(raised, 0.0)
+
+    class Mixed(Answers):
+        def scores(self, cases: npt.NDArray[np.int64]) -> Float[Tensor, "cases items"]:
+            return super().scores(cases) + sum(shares[name] * raised[name] for name in shares)
+
+    asked = Calibration(
+        Mixed(toy, cases, histories),
+        cases,
+        histories,
+        split_of(histories, cases, kind=kind),
+        setters=toy.setters | {name: partial(shares.__setitem__, name) for name in raised},
+        names=["ndcg@10"],
+        first_seen=np.zeros(ITEMS, dtype=np.int64),
+    )
+    found = calibrated_metrics(asked, metric="ndcg@10", names=["ndcg@10"], cold_cost=None, late_shares=(0.5, 1.0))
+    assert shares == {"late_share_text": 0.5, "late_share_image": 0.0}
+    assert shares.items() <= found.items()
+
+
 def test_people_who_come_back_raise_it() -> None:
     found, bonus = calibrate([[5, 5], [4, 4]])
     assert bonus == found["repeat_bonus"] == 6.0  # row 5 scores five below row 0

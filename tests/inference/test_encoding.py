@@ -12,7 +12,7 @@ from mmrec.encoders.text import TextEncoder
 from mmrec.feed.ids import Ids
 from mmrec.feed.items import ItemReader, Modality
 from mmrec.feed.splits import Split
-from mmrec.inference.encoding import ModelScorer, catalogue_batches, encode_catalogue, evaluating
+from mmrec.inference.encoding import ModelScorer, catalogue_batches, encode_catalogue, encode_plain, evaluating
 from mmrec.inference.live_trunk import LiveTrunk
 from mmrec.inference.recommender import Recommender
 from mmrec.inference.scoring import Request
@@ -130,6 +130,32 @@ class TestCases:
             torch.testing.assert_close(scores(risen, None) - scores(plain, None), (0.5 * trends).expand(2, -1))
         finally:
             weight.zero_()
+
+    def test_shares_are_followed_and_histories_read_again(self, recommender: Recommender, tiny_feed: TinyFeed) -> None:
+        assembly, split, asked = recommender.assembly, Split.load(tiny_feed.prepared), np.array([5, 2])
+
+        def scorer(vectors: Tensor, alone: dict[str, Tensor] | None) -> ModelScorer:
+            length = assembly.config.train.history_length
+            return ModelScorer(
+                assembly.model, vectors, assembly.histories, split.test, history_length=length, device=CPU, alone=alone
+            )
+
+        def encoded() -> Tensor:
+            return encode_catalogue(assembly.model, assembly.reader, assembly.all_rows, device=CPU)
+
+        plain, alone = encode_plain(
+            assembly.model, assembly.reader, assembly.all_rows, device=CPU, modalities=("text", "image")
+        )
+        following, before = scorer(plain, alone), encoded()
+        first = following.scores(asked)
+        torch.testing.assert_close(first, scorer(before, None).scores(asked))
+        try:
+            assembly.model.late.set("text", 0.5)
+            assert not torch.allclose(encoded(), before)
+            torch.testing.assert_close(following.scores(asked), scorer(encoded(), None).scores(asked))
+        finally:
+            assembly.model.late.set("text", 0.0)
+        torch.testing.assert_close(following.scores(asked), first)
 
 
 def test_items_have_the_modalities_they_show(recommender: Recommender) -> None:

@@ -101,6 +101,18 @@ class TestKnownAndNew:
         np.testing.assert_allclose(new, known, atol=CLOSE, rtol=0)
         assert np.linalg.norm(known[0] - known[1]) > 0.01
 
+    def test_with_shares_of_modalities_as_well(self, content_run: Path, tiny_feed: TinyFeed) -> None:
+        found = []
+        for posts in (list(ITEMS), [as_post(tiny_feed, item_id) for item_id in ITEMS]):
+            recommender = fresh(content_run)
+            before = recommender.embed(posts)
+            recommender = fresh(content_run)
+            recommender.assembly.model.late.set("text", 0.5)
+            recommender.vectors.table = None
+            found.append(recommender.embed(posts))
+            assert np.abs(found[-1] - before).max() > 1e-3
+        np.testing.assert_allclose(found[1], found[0], atol=CLOSE, rtol=0)
+
     def test_without_its_id_an_item_differs_only_by_the_id_residual(self, tiny_run: Path, tiny_feed: TinyFeed) -> None:
         recommender = fresh(tiny_run)
         item = np.array([7])

@@ -219,7 +219,7 @@ def test_what_rose_of_late_or_is_known_weighs_more_outside_training_only() -> No
     )
     assert expected.any()
     torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
-    assert torch.equal(model.encode_items(batch.items, calibrated=False), plain)
+    assert torch.equal(model.encode_alone(batch.items)[0], plain)
     assert torch.equal(model(batch).item_embeddings, trained)
 
 

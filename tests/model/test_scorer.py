@@ -32,6 +32,14 @@ def test_dot_by_hand() -> None:
     torch.testing.assert_close(scores, torch.tensor([[5.0, 0.6, -1.6], [6.0, 2.0, 0.0]]))
 
 
+def test_a_mean_by_hand() -> None:
+    vectors = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[0.0, 1.0, -1.0]])
+    # Content (3, 4) / 7 is of unit length again as (0.6, 0.8); the bias is (3 x 2 - 4) / 7.
+    torch.testing.assert_close(Scorer(dim=2).mean(vectors, [3.0, 4.0]), torch.tensor([[0.6, 0.8, 2 / 7]]))
+    plain = Scorer(dim=2, similarity="dot", item_bias=False).mean([v[:, :2] for v in vectors], [3.0, 4.0])
+    torch.testing.assert_close(plain, torch.tensor([[3 / 7, 4 / 7]]))
+
+
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 def test_bias_is_read_off_the_item_and_added_to_every_score(similarity: str) -> None:
     scorer = Scorer(dim=2, similarity=similarity, temperature=0.5)

@@ -99,7 +99,7 @@ def _ending(status: int) -> str:
 
 def no_dropout(config: Config) -> Config:
     model = config.model.model_dump(mode="json")
-    model |= {name: model[name] | NO_DROPOUT[name] for name in ("fusion", "user")}
+    model |= {name: model[name] | NO_DROPOUT[name] for name in ("fusion", "user")} | {"late_shares": [0.5]}
     # Every pair of a batch is compared, whoever draws.
     return changed(config, encoders=NO_DROPOUT["encoders"], model=model, objective={"contrastive_items": 1000})
 
