@@ -6,10 +6,14 @@ Once its pictures are safe in ``images.bin``, the parent writes ``<index>.json``
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 from mmrec.preprocessing.pictures import PictureError, load_picture
@@ -84,9 +88,21 @@ def _decoded(entry: dict[str, str | int]) -> Decoded:
     return Decoded(str(entry["hash"]), int(entry["height"]), int(entry["width"]))
 
 
-def quiet() -> None:
-    """Silence decoders' warnings in a worker process: what matters comes as a refusal."""
+def begin_worker() -> None:
+    """Silence decoders' warnings in a worker process, for what matters comes as a refusal; end when its parent does.
+
+    The queue that a worker waits for is held open by the other workers: without this they would outlive a parent that
+    was killed.
+    """
     warnings.simplefilter("ignore")
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_after, args=(parent.sentinel,), daemon=True, name="mmrec-parent").start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def decode_block(path: Path, sources: Sequence[Path | bytes], *, side: int, max_pixels: int) -> list[Decoded]:

@@ -13,7 +13,7 @@ import shutil
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.picture_blocks import BlockFiles, Decoded, decode_block, quiet
+from data_tools.picture_blocks import BlockFiles, Decoded, begin_worker, decode_block
 from data_tools.picture_files import PictureRef
 from data_tools.quarantine import Quarantine, Refusal
 from mmrec.errors import FeedError
@@ -90,22 +90,24 @@ class PictureStore:
         _recover(self.work)
         blocks = _blocks(refs, self.settings.block_size)
         first = list(itertools.islice(blocks, 2))
-        alone = self.settings.workers == 1 or len(first) < 2
-        ahead = 0 if alone else 2 * self.settings.workers
+        workers = 1 if len(first) < 2 else self.settings.workers
         waiting: deque[_Waiting] = deque()
-        pool = None if alone else _pool(self.settings.workers)
+        pool = _pool(workers)
+
+        def finish(block: _Waiting) -> None:
+            self._finish(block, pixels, quarantine)
+            progress("pictures", block.refs[0].item, total)
+
         with (self.work / PIXELS).open("ab") as pixels:
             try:
                 for index, block in enumerate(itertools.chain(first, blocks)):
                     waiting.append(self._start(BlockFiles(self.work, index), block, pool))
-                    while len(waiting) > ahead:
-                        self._finish(waiting.popleft(), pixels, quarantine)
-                        progress("pictures", block[0].item, total)
+                    if len(waiting) > 2 * workers:
+                        finish(waiting.popleft())
                 while waiting:
-                    self._finish(waiting.popleft(), pixels, quarantine)
+                    finish(waiting.popleft())
             finally:
-                if pool is not None:
-                    pool.shutdown(cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
         progress("pictures", total, total)
 
     def save(self, folder: Path) -> None:
@@ -124,15 +126,13 @@ class PictureStore:
         """Return the content hash of every distinct picture, shape (images, 16)."""
         return np.frombuffer(b"".join(self._distinct), dtype=np.uint8).reshape(-1, HASH_BYTES)
 
-    def _start(self, files: BlockFiles, refs: list[PictureRef], pool: ProcessPoolExecutor | None) -> _Waiting:
-        """Decode a block here or in a worker, unless an earlier run has done it."""
+    def _start(self, files: BlockFiles, refs: list[PictureRef], pool: Executor) -> _Waiting:
+        """Let a worker decode a block, unless an earlier run has done it."""
         if files.about.exists():
             self.reused_blocks += 1
             return _Waiting(files, refs, files.read(), is_merged=True)
         sources = [ref.source for ref in refs if ref.source is not None]
         side, max_pixels = self.settings.side, self.settings.max_pixels
-        if pool is None:
-            return _Waiting(files, refs, decode_block(files.pixels, sources, side=side, max_pixels=max_pixels))
         try:
             future = pool.submit(decode_block, files.pixels, sources, side=side, max_pixels=max_pixels)
         except BrokenProcessPool as error:
@@ -193,9 +193,14 @@ class _Waiting:
             raise _dead_worker(self.refs) from error
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Start clean processes: forking one that has Arrow's threads is not safe."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet)
+def _pool(workers: int) -> Executor:
+    """Start clean processes, for forking one that has Arrow's threads is not safe; for one worker a thread will do.
+
+    It decodes while what it decoded before is flushed to the disk.
+    """
+    if workers == 1:
+        return ThreadPoolExecutor(1, thread_name_prefix="mmrec-decode")
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker)
 
 
 def _dead_worker(refs: Sequence[PictureRef]) -> FeedError:
