@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mmrec.contents import Content, ImageContent, TokenStates
 from mmrec.encoders.cut import CutEncoder
+from mmrec.encoders.pieces import count_pieces, free_threads, run_pieces
 from mmrec.encoders.tuning import Layers
 
 Channels = tuple[float, float, float]
@@ -22,6 +23,8 @@ PICTURES_AT_ONCE = 64
 PICTURES_AT_ONCE_ON_CPU = 16
 """Pictures that go through the network at once where no gradient is wanted: nothing of them has to be kept, and on a CPU
 the feature maps of fewer stay nearer to the caches."""
+PICTURES_FOR_A_THREAD = 8
+"""Pictures that are worth a thread of their own."""
 
 
 @runtime_checkable
@@ -96,9 +99,12 @@ class ImageEncoder(CutEncoder):
         if torch.is_grad_enabled():
             tokens = self._run_pixels(content.pixels, stop=stop)
         else:
-            at_once = PICTURES_AT_ONCE_ON_CPU if content.pixels.device.type == "cpu" else PICTURES_AT_ONCE
-            pieces = torch.split(content.pixels, at_once)
-            tokens = torch.cat([self._run_pixels(piece, stop=stop) for piece in pieces])
+            pixels = content.pixels
+            threads = free_threads(pixels.device, () if self.has_trunk else self.live_blocks())
+            most = PICTURES_AT_ONCE_ON_CPU if pixels.device.type == "cpu" else PICTURES_AT_ONCE
+            count = count_pieces(len(pixels), most=most, least=PICTURES_FOR_A_THREAD, threads=threads)
+            run = partial(self._run_pixels, stop=stop)
+            tokens = torch.cat(run_pieces(run, torch.tensor_split(pixels, count), threads=threads))
         return self._finish(tokens, pooled=stop == self.num_blocks)
 
     def _above(self, content: TokenStates, *, start: int) -> TokenStates:

@@ -22,10 +22,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmrec.encoders.buckets import SMALL_PRODUCT
+from mmrec.encoders.pieces import count_pieces, run_pieces
 from mmrec.encoders.work import EncodingWork
 
 TOKENS_AT_ONCE = 1 << 12
 """Of a CPU: what a block makes of more tokens leaves its caches."""
+TOKENS_FOR_A_THREAD = 1 << 9
+"""Tokens that are worth a thread of their own."""
 RunPacked = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]
 """From what is known of each token of some captions, shape (total, ...), and their lengths to states, (total, dim)."""
 
@@ -104,6 +107,7 @@ def run_packed(
     dim: int,
     work: EncodingWork,
     max_tokens: int | None = None,
+    threads: int = 1,
 ) -> Float[Tensor, "total dim"]:
     """Run captions through a network, as many at once as suits a processor.
 
@@ -114,6 +118,7 @@ def run_packed(
         dim: width of the states.
         work: counts what was run.
         max_tokens: bound on the tokens of one run; a single longer caption still makes a run.
+        threads: that are free for it.
 
     Returns:
         States in the order of ``values``.
@@ -122,8 +127,8 @@ def run_packed(
     if not len(sizes):
         return torch.zeros(0, dim, device=values.device)
     work.add(real_tokens=int(sizes.sum()), padded_tokens=int(sizes.sum()))
-    stops = _cut(sizes, most=max_tokens or TOKENS_AT_ONCE)
     ends = np.cumsum(sizes)
+    stops = _cut(sizes, most=max_tokens or TOKENS_AT_ONCE, threads=threads)
 
     def piece(captions: slice) -> Tensor:
         some, first = sizes[captions], int(ends[captions.start] - sizes[captions.start])
@@ -132,12 +137,22 @@ def run_packed(
         repeats = -(-SMALL_PRODUCT // total)
         return run(torch.cat([values[first : first + total]] * repeats), np.tile(some, repeats))[:total]
 
-    return torch.cat([piece(slice(*pair)) for pair in pairwise([0, *stops])])
+    return torch.cat(run_pieces(piece, [slice(*pair) for pair in pairwise([0, *stops])], threads=threads))
 
 
-def _cut(sizes: npt.NDArray[np.int64], *, most: int) -> list[int]:
-    """Return where pieces of captions in a row end, of at most so many tokens each, or of one caption."""
+def _cut(sizes: npt.NDArray[np.int64], *, most: int, threads: int) -> list[int]:
+    """Return where pieces of captions in a row end, of at most so many tokens each, or of one caption.
+
+    Of several threads each gets equally many, if there is enough for all.
+    """
     ends, stops = np.cumsum(sizes), [0]
+    total, longest = int(ends[-1]), int(sizes.max())
+    if threads > 1 and longest < most:
+        # A piece ends with the caption in which its share of the tokens does.
+        count = count_pieces(total, most=most - longest, least=TOKENS_FOR_A_THREAD, threads=threads)
+        if count >= threads:
+            shares = total * np.arange(1, count + 1) / count
+            return [int(stop) for stop in np.unique(np.searchsorted(ends, shares) + 1)]
     while stops[-1] < len(sizes):
         before = int(ends[stops[-1] - 1]) if stops[-1] else 0
         stops.append(max(stops[-1] + 1, int(np.searchsorted(ends, before + most, side="right"))))

@@ -14,6 +14,7 @@ from mmrec.contents import Content, TextContent, TokenStates
 from mmrec.encoders.buckets import run_ragged
 from mmrec.encoders.cut import CutEncoder
 from mmrec.encoders.packing import RunPacked, run_packed
+from mmrec.encoders.pieces import free_threads
 from mmrec.encoders.tuning import Layers, is_compiled
 
 PROBE_TOKENS = 5
@@ -104,7 +105,9 @@ class TextEncoder(CutEncoder):
         token_ids, lengths = content.token_ids.long(), window_lengths(content.lengths, self._window)
         stack = self._packing_of(token_ids, live=not self.has_trunk)
         if stack is not None:
-            states = self._run_packed(token_ids, lengths, lambda some, sizes: stack.packed(some, sizes, stop=stop))
+            states = self._run_packed(
+                token_ids, lengths, lambda some, sizes: stack.packed(some, sizes, stop=stop), live=not self.has_trunk
+            )
             return TokenStates(states, content.lengths)
         states = run_ragged(
             token_ids,
@@ -121,7 +124,9 @@ class TextEncoder(CutEncoder):
         below, lengths = content.states.to(self._dtype), window_lengths(content.lengths, self._window)
         stack = self._packing_of(below, live=True)
         if stack is not None:
-            states = self._run_packed(below, lengths, lambda some, sizes: stack.packed_above(some, sizes, start=start))
+            states = self._run_packed(
+                below, lengths, lambda some, sizes: stack.packed_above(some, sizes, start=start), live=True
+            )
             return TokenStates(states, content.lengths)
         states = run_ragged(
             below,
@@ -145,8 +150,16 @@ class TextEncoder(CutEncoder):
             return None
         return self._packing
 
-    def _run_packed(self, values: Tensor, lengths: Tensor, run: RunPacked) -> Tensor:
-        return run_packed(values, lengths, run=run, dim=self.dim, work=self.work, max_tokens=self._max_padded_tokens)
+    def _run_packed(self, values: Tensor, lengths: Tensor, run: RunPacked, *, live: bool) -> Tensor:
+        return run_packed(
+            values,
+            lengths,
+            run=run,
+            dim=self.dim,
+            work=self.work,
+            max_tokens=self._max_padded_tokens,
+            threads=free_threads(values.device, self.live_blocks() if live else ()),
+        )
 
     def _probe(self, *, cut: int) -> Tensor:
         token_ids = self._stack.probe(PROBE_TOKENS)

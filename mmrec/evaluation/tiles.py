@@ -6,9 +6,7 @@ looked at while it is warm; only what is above a target's score is counted, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Protocol, runtime_checkable
@@ -24,6 +22,7 @@ from mmrec.evaluation.metrics import UNREACHABLE
 from mmrec.evaluation.standing import Exact, Pairs, Standing, Tile
 from mmrec.evaluation.tally import Tally
 from mmrec.storage import RaggedArray
+from mmrec.threads import one_thread_each
 
 USERS = 2048
 FEW_USERS = 256
@@ -84,7 +83,7 @@ def rank_tiles(
     # One thread a chunk: half of the work between two products is done by one core at a time otherwise.
     threads = max(1, min(torch.get_num_threads(), len(wanted) // FEW_USERS)) if cpu else 1
     chunks = np.array_split(wanted, threads * -(-len(wanted) // (threads * most)))
-    with _threads(threads) as run:
+    with one_thread_each(threads) as run:
         for group in range(0, len(chunks), threads):
             some = [chunk for chunk in chunks[group : group + threads] if len(chunk)]
             # A model need not bear two threads.
@@ -96,21 +95,6 @@ def rank_tiles(
                     vectors,
                 )
             )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """Yield a ``map`` that runs in some threads, in which torch has one each."""
-    if number == 1:
-        yield map
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(number) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
