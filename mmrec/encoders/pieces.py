@@ -59,7 +59,8 @@ def run_pieces(run: Callable[[_Piece], Tensor], pieces: Sequence[_Piece], *, thr
     inference = torch.is_inference_mode_enabled()
 
     def without_gradient(piece: _Piece) -> Tensor:
-        with torch.no_grad(), torch.inference_mode(inference):
+        # In this order: to leave inference mode is to enter the one with a gradient.
+        with torch.inference_mode(inference), torch.no_grad():
             return run(piece)
 
     with one_thread_each(threads) as run_all:

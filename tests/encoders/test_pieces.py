@@ -73,6 +73,7 @@ class TestRun:
         def run(piece: Tensor) -> Tensor:
             names.add(threading.current_thread().name)
             threads.add(torch.get_num_threads())
+            assert not torch.is_grad_enabled()
             return piece * weight
 
         pieces = list(torch.arange(8.0).split(1))
