@@ -147,13 +147,14 @@ class TestEncoders:
             inner.register_forward_pre_hook(lambda *_: names.add(threading.current_thread().name))
             for inner in encoder.model.modules()
         ]
-        for value, expected in ((1 << 30, {"MainThread"}), (size, {"mmrec-core_0", "mmrec-core_1"})):
+        for value, thread in ((1 << 30, "MainThread"), (size, "mmrec-core")):
             monkeypatch.setattr(module, least, value)
             names.clear()
             before = encoder.work.copy()
             with torch.no_grad():
                 found.append(encoder(content).states)
-            assert names == expected
+            # A thread that is done may take the next piece as well.
+            assert {name.partition("_")[0] for name in names} == {thread}
             assert encoder.work.since(before).encoded == len(content)
         for handle in handles:
             handle.remove()
