@@ -18,6 +18,7 @@ from mmrec.feed.splits import Cases
 from mmrec.model.recommender import RecommenderModel
 from mmrec.storage import RaggedArray
 
+ITEMS_AT_ONCE = 512
 Progress = Callable[[int], None]
 """Called with the number of things done since the last call."""
 
@@ -75,14 +76,14 @@ def encode_catalogue(
     item_rows: npt.NDArray[np.int64],
     *,
     device: torch.device,
-    batch_items: int = 512,
+    batch_items: int = ITEMS_AT_ONCE,
     progress: Progress | None = None,
 ) -> Float[Tensor, "items width"]:
     """Return the score-ready vectors of some items, float32 on the CPU, in the order given."""
     vectors = torch.empty(len(item_rows), model.width)
     with _reading(model):
         for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
-            vectors[torch.from_numpy(index)] = model.encode_items(batch.to(device)).float().cpu()
+            _put(vectors, index, model.encode_items(batch.to(device)))
             if progress:
                 progress(len(index))
     return vectors
@@ -94,7 +95,6 @@ def encode_plain(
     item_rows: npt.NDArray[np.int64],
     *,
     device: torch.device,
-    batch_items: int = 512,
     modalities: Sequence[str] = (),
 ) -> tuple[Float[Tensor, "items width"], dict[str, Float[Tensor, "items width"]]]:
     """Return some items' vectors as training compares them, and what some modalities alone give.
@@ -102,15 +102,19 @@ def encode_plain(
     Nothing is in them that validation chooses.  See :meth:`RecommenderModel.encode_alone`.
     """
     vectors = torch.empty(len(item_rows), model.width)
-    alone = {name: torch.empty(len(item_rows), model.width) for name in modalities}
+    alone = {name: torch.empty_like(vectors) for name in modalities}
     with _reading(model):
-        for index, batch in catalogue_batches(reader, item_rows, batch_items=batch_items):
-            rows = torch.from_numpy(index)
+        for index, batch in catalogue_batches(reader, item_rows, batch_items=ITEMS_AT_ONCE):
             plain, found = model.encode_alone(batch.to(device), modalities)
-            vectors[rows] = plain.float().cpu()
+            _put(vectors, index, plain)
             for name, own in found.items():
-                alone[name][rows] = own.float().cpu()
+                _put(alone[name], index, own)
     return vectors, alone
+
+
+def _put(vectors: Float[Tensor, "items width"], index: npt.NDArray[np.int64], found: Tensor) -> None:
+    """Write what was found of some items to their places."""
+    vectors[torch.from_numpy(index)] = found.float().cpu()
 
 
 def _reading(model: RecommenderModel) -> evaluating:

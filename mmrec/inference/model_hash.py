@@ -13,7 +13,7 @@ from mmrec.encoders.compute import ComputeDtype
 from mmrec.storage import content_hash
 
 
-def weights_hash(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:
+def hash_weights(assembly: Assembly, tensors: Mapping[str, Tensor]) -> str:
     """Hash what was trained and what it was trained on: weights, frozen bases, preprocessing.
 
     Args:

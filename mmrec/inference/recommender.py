@@ -32,7 +32,7 @@ from mmrec.inference.embedding_table import (
     saved_vectors,
 )
 from mmrec.inference.encoding import Progress, encode_catalogue
-from mmrec.inference.model_hash import in_every_format, in_format, weights_hash
+from mmrec.inference.model_hash import hash_weights, in_every_format, in_format
 from mmrec.inference.references import Reference, reference_name
 from mmrec.inference.scoring import Request, RequestUsers, Scored, Scoring
 from mmrec.inference.vectors import ItemVectors
@@ -159,7 +159,7 @@ class Recommender:
             )
         load_model_tensors(assembly.model, checkpoint.tensors[MODEL], where=str(path))
         assembly.model.eval()
-        return cls(folder, assembly, weights_hash=weights_hash(assembly, checkpoint.tensors[MODEL]))
+        return cls(folder, assembly, weights_hash=hash_weights(assembly, checkpoint.tensors[MODEL]))
 
     @property
     def device(self) -> torch.device:

@@ -409,7 +409,7 @@ def test_shares_of_modalities_that_rank_better_are_part_of_every_vector(
 ) -> None:
     said: list[str] = []
     asked = changed(config, model={"late_shares": [0.25, 0.5]}, train={"epochs": 1})
-    # By its standard error any difference counts, so that one is chosen.
+    # Nine standard errors are added to every gain: whatever changes a rank is chosen.
     monkeypatch.setattr(calibration, "STANDARD_ERRORS", -9.0)
     train_run(asked, feed=tiny_feed.prepared, out=tmp_path / "run", device="cpu", notify=said.append)
     recommender = Recommender.load(tmp_path / "run", device="cpu")
