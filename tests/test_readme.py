@@ -1,4 +1,4 @@
-"""What the README shows can be typed: every command line names real options, and the Python block runs."""
+"""What README and docs show can be typed, and what they point to is there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ import data_tools.cli
 import mmrec.cli
 from tests.tiny_run import TinyFeed
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS[ROOT / "README.md"]
 APPS = {"mmrec": mmrec.cli.app, "mmrec-data": data_tools.cli.app}
-COMMANDS = re.findall(r"^    (mmrec(?:-data)? .*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+
+
+def _commands(text: str) -> list[str]:
+    return re.findall(r"^    (mmrec(?:-data)? .*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+
+
+COMMANDS = dict.fromkeys(command for text in TEXTS.values() for command in _commands(text))
 
 
 def test_the_readme_shows_the_main_commands() -> None:
-    shown = {tuple(command.split()[:2]) for command in COMMANDS}
+    shown = {tuple(command.split()[:2]) for command in _commands(README)}
     wanted = {("mmrec-data", name) for name in ("prepare", "describe", "audit", "split")}
     wanted |= {("mmrec", name) for name in ("train", "evaluate", "score", "recommend", "export", "search")}
     assert wanted <= shown
@@ -32,6 +41,22 @@ def test_command_lines_name_real_options(command: str) -> None:
     assert shown.exit_code == 0, shown.output
     for option in (word for word in words if word.startswith("-")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.output), option
+
+
+def _anchor(heading: str) -> str:
+    """Return what a heading is called in a link."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", TEXTS[page]):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in map(_anchor, headings), link
 
 
 def test_python_block_runs(

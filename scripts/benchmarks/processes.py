@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -12,8 +13,11 @@ from pathlib import Path
 from benchmarks.measure import PAGE
 from mmrec.process import SWITCH
 
-PAUSE = 0.01
-"""Seconds between two looks at a process."""
+PAUSE, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between two looks at a process, at first and at most."""
+RARER = 0.01
+"""Share of the time since the start that a pause grows to: a look takes a millisecond or two of a core that what is watched
+may need."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,17 @@ def watch(process: subprocess.Popen[str], *, pause: float = PAUSE) -> int:
 
     Args:
         process: just started.
-        pause: seconds between two looks.
+        pause: seconds between the first looks.
     """
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, memory(process.pid))
-        time.sleep(pause)
+    peak, start = 0, time.perf_counter()
+    ended = os.pidfd_open(process.pid)
+    try:
+        while process.poll() is None:
+            peak = max(peak, memory(process.pid))
+            grown = min(LONGEST_PAUSE, RARER * (time.perf_counter() - start))
+            select.select([ended], [], [], max(pause, grown))
+    finally:
+        os.close(ended)
     return peak
 
 

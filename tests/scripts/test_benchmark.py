@@ -39,11 +39,33 @@ def test_small_benchmark_prints_every_row_and_writes_it(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True, check=True, cwd=tmp_path)
     document = json.loads(out.read_text())
     assert {row["part"] for row in document["rows"]} == {"train", "softmax", "evaluate"}
+    assert document["failed"] == {}
+    assert done.stdout.count(document["machine"]) == 1
     for row in document["rows"]:
         assert row["what"] in done.stdout
         assert np.isfinite([row["median"], row["lowest"], row["highest"]]).all()
     exact = [row for row in document["rows"] if row["unit"] == "share"]
     assert [row["median"] for row in exact] == [1.0]
+
+
+def test_a_part_that_dies_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row("softmax", "something", (1.0,), target=0.5).as_dict()
+
+    def run(words: list[str], *, without: str) -> int:
+        if words[0] == "train":
+            return -9
+        Path(words[words.index("--json") + 1]).write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+        return 0
+
+    monkeypatch.setattr(benchmark, "_run", run)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "train", "softmax", "--json", str(tmp_path / "out.json")])
+    assert benchmark.main() == 1
+    assert "train     ended with -9 before it was over" in capsys.readouterr().out
+    document = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert document["failed"] == {"train": -9}
+    assert document["rows"] == [row]
 
 
 def test_an_unknown_part_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
