@@ -43,6 +43,8 @@ HALF = (0.5, 0.5, 0.5)
 WORDS = 30_000
 BATCHES = 3
 """Different batches that the sides cycle through."""
+PER_TURN = 2 * BATCHES
+"""Steps of ours, and of the encoders alone, in a turn."""
 AT_ONCE = {"cpu": 512, "cuda": 64}
 """Users whose padded slots the field encodes at once: beyond, their activations do not fit on a card."""
 PEAK_SHARE = 0.45
@@ -271,16 +273,20 @@ def measure_step(trial: Trial, *, size: str, rounds: int, compiled: bool, field:
             "field, one negative": partial(trial.padded_step, negatives="one"),
         }
     turns = dict.fromkeys(sides, 0)
+    # A step of the field takes as long as several of ours, and nearly the same for every batch.
+    steps = {side: PER_TURN if side in ("mmrec", "floor") else 1 for side in sides}
 
     def turn(side: str) -> None:
-        sides[side](turns[side])
-        turns[side] += 1
+        for _ in range(steps[side]):
+            sides[side](turns[side])
+            turns[side] += 1
 
-    for _ in range(BATCHES if device.type == "cuda" else 0):
+    if device.type == "cuda":
         # A step whose shapes are new may compile, or choose its kernels, first.
         turn("mmrec")
         turn("floor")
-    seconds = alternate({side: partial(turn, side) for side in sides}, rounds=rounds, device=device.type)
+    timed = alternate({side: partial(turn, side) for side in sides}, rounds=rounds, device=device.type)
+    seconds = {side: [value / steps[side] for value in values] for side, values in timed.items()}
     details = {f"{side} s": float(np.median(values)) for side, values in seconds.items()}
     depth = f"top {shapes.live} live, trunk cached" if trial.cached else "full fine-tuning"
     name = "hm-like" if trial.feed.likeness is HM_LIKE else "ml1m-like"
