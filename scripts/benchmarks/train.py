@@ -43,8 +43,8 @@ HALF = (0.5, 0.5, 0.5)
 WORDS = 30_000
 BATCHES = 3
 """Different batches that the sides cycle through."""
-PER_TURN = 2 * BATCHES
-"""Steps of ours, and of the encoders alone, in a turn."""
+PER_ROUND = 2 * BATCHES
+"""Steps of ours, and of the encoders alone, in a round."""
 AT_ONCE = {"cpu": 512, "cuda": 64}
 """Users whose padded slots the field encodes at once: beyond, their activations do not fit on a card."""
 PEAK_SHARE = 0.45
@@ -273,20 +273,23 @@ def measure_step(trial: Trial, *, size: str, rounds: int, compiled: bool, field:
             "field, one negative": partial(trial.padded_step, negatives="one"),
         }
     turns = dict.fromkeys(sides, 0)
-    # A step of the field takes as long as several of ours, and nearly the same for every batch.
-    steps = {side: PER_TURN if side in ("mmrec", "floor") else 1 for side in sides}
 
     def turn(side: str) -> None:
-        for _ in range(steps[side]):
-            sides[side](turns[side])
-            turns[side] += 1
+        sides[side](turns[side])
+        turns[side] += 1
 
-    if device.type == "cuda":
-        # A step whose shapes are new may compile, or choose its kernels, first.
-        turn("mmrec")
-        turn("floor")
-    timed = alternate({side: partial(turn, side) for side in sides}, rounds=rounds, device=device.type)
-    seconds = {side: [value / steps[side] for value in values] for side, values in timed.items()}
+    # Step by step beside each other, for a machine is not as fast at any time; a step of the field is as long as several.
+    own = {side: partial(turn, side) for side in ("mmrec", "floor")}
+    others = {side: partial(turn, side) for side in sides if side not in own}
+    # Steps whose shapes are new may compile, or choose their kernels, first.
+    alternate(own, rounds=0, warm_up=BATCHES if device.type == "cuda" else 1)
+    alternate(others, rounds=0)
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        timed = alternate(own, rounds=PER_ROUND, device=device.type, warm_up=0)
+        timed |= alternate(others, rounds=1, device=device.type, warm_up=0)
+        for side, values in timed.items():
+            seconds[side].append(float(np.mean(values)))
     details = {f"{side} s": float(np.median(values)) for side, values in seconds.items()}
     depth = f"top {shapes.live} live, trunk cached" if trial.cached else "full fine-tuning"
     name = "hm-like" if trial.feed.likeness is HM_LIKE else "ml1m-like"

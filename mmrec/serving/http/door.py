@@ -25,6 +25,7 @@ from mmrec.serving.trace import Trace
 
 try:
     from fastapi import Request, Response
+    from starlette.background import BackgroundTask
     from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise MissingExtraError("fastapi", "serve") from error
@@ -132,10 +133,14 @@ class Door:
                 self._log.failed(trace, error)
             self._recent.add(trace, status, error)
             body = problem_body(status, detail, request_id=trace.request_id, errors=errors)
+        headers = {**_HEADERS, "X-Request-ID": trace.request_id, **headers}
+        noted = BackgroundTask(self._note, trace, status)
+        return Response(body, status, media_type=media, headers=headers, background=noted)
+
+    async def _note(self, trace: Trace, status: int) -> None:
+        """Count and log an answer; it has been sent, so that nobody waits for this."""
         self._metrics.on_answer(trace, status)
         self._log.answered(trace, status)
-        headers = {**_HEADERS, "X-Request-ID": trace.request_id, **headers}
-        return Response(body, status, media_type=media, headers=headers)
 
     async def _done(self, request: Request, work: Work, trace: Trace, lane: Lane) -> bytes:
         if lane == "here":
