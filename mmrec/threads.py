@@ -6,19 +6,24 @@ they wait for the slowest of them after each, and what lies between two operatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 
 
 @contextmanager
 def one_thread_each(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map`` that runs in some threads, in which torch has one each; of one thread, the caller's own as it is.
 
-    Modes of torch that belong to the calling thread (no gradient, autocast) do not reach them.
+    Modes of torch that belong to the calling thread (no gradient, autocast) do not reach them.  While one watches its
+    operations, to count them, all is done in the calling thread, one piece after the other, with the same values.
     """
     if number == 1:
         yield map
@@ -27,7 +32,31 @@ def one_thread_each(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
     # A new thread takes over what was last said in any.
     torch.set_num_threads(1)
     try:
+        if _get_current_dispatch_mode() is not None:
+            yield map
+            return
         with ThreadPoolExecutor(number, thread_name_prefix="mmrec-core") as pool:
             yield pool.map
     finally:
         torch.set_num_threads(before)
+
+
+def map_pieces(work: Callable[[_Piece], _Result], pieces: Sequence[_Piece], *, threads: int) -> list[_Result]:
+    """Return what some work without a gradient makes of each piece; with one thread, piece after piece in the caller's."""
+    if threads < 2:
+        return [work(piece) for piece in pieces]
+    inference = torch.is_inference_mode_enabled()
+
+    def without_gradient(piece: _Piece) -> _Result:
+        # In this order: to leave inference mode is to enter the one with a gradient.
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(piece)
+
+    with one_thread_each(threads) as run_all:
+        return list(run_all(without_gradient, pieces))
+
+
+def split_evenly(size: int, *, most: int, threads: int) -> int:
+    """Return how large pieces are that are at most ``most`` large, nearly alike, and as many for every thread."""
+    count = -(-size // most)
+    return -(-size // (-(-count // threads) * threads))

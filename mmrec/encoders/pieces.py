@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from mmrec.encoders.tuning import is_compiled
-from mmrec.threads import one_thread_each
+from mmrec.threads import map_pieces
 
 _Piece = TypeVar("_Piece")
 
@@ -54,14 +54,4 @@ def run_pieces(run: Callable[[_Piece], Tensor], pieces: Sequence[_Piece], *, thr
         pieces: of a batch.
         threads: that are free; with fewer pieces than that one piece after the other takes them all.
     """
-    if threads < 2 or len(pieces) < threads:
-        return [run(piece) for piece in pieces]
-    inference = torch.is_inference_mode_enabled()
-
-    def without_gradient(piece: _Piece) -> Tensor:
-        # In this order: to leave inference mode is to enter the one with a gradient.
-        with torch.inference_mode(inference), torch.no_grad():
-            return run(piece)
-
-    with one_thread_each(threads) as run_all:
-        return list(run_all(without_gradient, pieces))
+    return map_pieces(run, pieces, threads=threads if len(pieces) >= threads else 1)

@@ -7,9 +7,10 @@ again.  The running rescaling is that of online softmax (Milakov and Gimelshein,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +20,13 @@ from torch.autograd.function import once_differentiable
 from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.row_softmax import fuses, softmax_rows
 from mmrec.objectives.terms import wide
+from mmrec.threads import map_pieces, split_evenly
 
+_Piece = TypeVar("_Piece")
 CPU_BLOCK = (512, 1024)
 """Targets and candidates of a block that stays in a core's cache: scores and probabilities, 4 MB in float32."""
+THREAD_SCORES = 1 << 19
+"""Scores that are worth a thread on a CPU: a few milliseconds of products."""
 DEVICE_BLOCK = 1 << 25
 """Scores of a block elsewhere: 128 MB in float32.  Smaller blocks would stay in a GPU's cache between product and softmax,
 but are worked off before the host has started what comes next: at 2^21 scores an H200 waited most of the time."""
@@ -120,11 +125,13 @@ class _Plan:
 
     ``together`` counts the targets whose running sums are brought up to date at once.  On a CPU those of one block, while
     they are in its cache; elsewhere all, for a block is over in less time than it takes to start so many small operations.
+    On a CPU each of ``threads`` takes blocks of its own, of targets in the forward pass and of candidates in the backward one.
     """
 
     rows: int
     columns: int
     together: int
+    threads: int
     log_weights: Tensor | None
     unweighted: _BlockPairs | None
     excluded: _BlockPairs | None
@@ -145,6 +152,13 @@ class _Plan:
         on_cpu = targets.device.type == "cpu"
         columns = max(min(chunk, len(candidates), CPU_BLOCK[1] if on_cpu else DEVICE_COLUMNS), 1)
         rows = max(min(len(targets), CPU_BLOCK[0] if on_cpu else DEVICE_BLOCK // columns), 1)
+        threads = 1
+        if on_cpu and min(len(targets), len(candidates)) >= (most := torch.get_num_threads()):
+            threads = max(1, min(most, len(targets) * len(candidates) // THREAD_SCORES))
+            rows, columns = (
+                split_evenly(len(targets), most=rows, threads=threads),
+                split_evenly(len(candidates), most=columns, threads=threads),
+            )
 
         def by_block(pairs: Pairs | None) -> _BlockPairs | None:
             if pairs is None or len(pairs) == 0:
@@ -153,7 +167,7 @@ class _Plan:
 
         weighted = by_block(unweighted) if log_weights is not None else None
         together = rows if on_cpu else max(len(targets), 1)
-        return cls(rows, columns, together, log_weights, weighted, by_block(excluded), window)
+        return cls(rows, columns, together, threads, log_weights, weighted, by_block(excluded), window)
 
     def groups(self, num_targets: int) -> Iterator[slice]:
         """Yield the targets whose running sums are brought up to date together."""
@@ -195,6 +209,11 @@ class _Plan:
             flat.index_fill_(0, self.excluded.of(block), _lowest(scores))
         return log_weights
 
+    def share(self, work: Callable[[Sequence[_Piece]], None], pieces: Sequence[_Piece]) -> None:
+        """Do some work on pieces that have nothing in common, a stretch of them in each thread."""
+        bounds = [number * len(pieces) // self.threads for number in range(self.threads + 1)]
+        map_pieces(work, [pieces[first:last] for first, last in pairwise(bounds)], threads=self.threads)
+
     def buffers(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return room for the scores and the probabilities of a block: one and the same where that is fastest."""
         rooms = like.new_empty(1 if fuses(like) else 2, self.rows * self.columns)
@@ -232,22 +251,27 @@ def _accumulate(targets: Tensor, candidates: Tensor, plan: _Plan, *, needs_mean:
     """Return the logarithm of the sum, shape (targets, 1), and the mean candidate, shape (targets, dim) or empty."""
     total = targets.new_full((len(targets), 1), _lowest(targets))
     mean = torch.zeros_like(targets) if needs_mean else targets.new_empty(0)
-    buffers = plan.buffers(targets)
-    group_mean = targets.new_empty(plan.together, targets.shape[1])
-    for start in range(0, len(candidates), plan.columns):
-        chunk = candidates[start : start + plan.columns].to(targets.dtype)
-        for group in plan.groups(len(targets)):
-            block_totals = []
-            for rows, probabilities, block_total in plan.blocks(targets, chunk, start, group, buffers):
-                block_totals.append(block_total)
+
+    def add_up(groups: Sequence[slice]) -> None:
+        buffers, group_mean = plan.buffers(targets), targets.new_empty(plan.together, targets.shape[1])
+        for start in range(0, len(candidates), plan.columns):
+            chunk = candidates[start : start + plan.columns].to(targets.dtype)
+            for group in groups:
+                block_totals = []
+                for rows, probabilities, block_total in plan.blocks(targets, chunk, start, group, buffers):
+                    block_totals.append(block_total)
+                    if needs_mean:
+                        torch.mm(
+                            probabilities, chunk, out=group_mean[rows.start - group.start : rows.stop - group.start]
+                        )
+                before, here = total[group], torch.cat(block_totals)
+                after = torch.logaddexp(before, here)
                 if needs_mean:
-                    torch.mm(probabilities, chunk, out=group_mean[rows.start - group.start : rows.stop - group.start])
-            before, here = total[group], torch.cat(block_totals)
-            after = torch.logaddexp(before, here)
-            if needs_mean:
-                shares = (before - after).exp(), (here - after).exp()
-                mean[group].mul_(shares[0]).addcmul_(group_mean[: len(after)], shares[1])
-            total[group] = after
+                    shares = (before - after).exp(), (here - after).exp()
+                    mean[group].mul_(shares[0]).addcmul_(group_mean[: len(after)], shares[1])
+                total[group] = after
+
+    plan.share(add_up, list(plan.groups(len(targets))))
     none = total <= _lowest(targets) / 2
     return total.masked_fill_(none, -torch.inf), mean.masked_fill_(none, 0.0) if needs_mean else mean
 
@@ -257,10 +281,14 @@ def _candidate_gradient(targets: Tensor, candidates: Tensor, total: Tensor, grad
     gradient = torch.zeros_like(candidates)
     scaled = targets * grad
     total = total.masked_fill(total.isneginf(), torch.inf)  # no candidate, no share
-    buffers, every = plan.buffers(targets), slice(0, len(targets))
-    for start in range(0, len(candidates), plan.columns):
-        part = slice(start, start + plan.columns)
-        for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, every, buffers):
-            share = (block_total - total[rows]).exp()
-            gradient[part].addmm_(probabilities.T, scaled[rows] * share)
+
+    def add_up(starts: Sequence[int]) -> None:
+        buffers, every = plan.buffers(targets), slice(0, len(targets))
+        for start in starts:
+            part = slice(start, start + plan.columns)
+            for rows, probabilities, block_total in plan.blocks(targets, candidates[part], start, every, buffers):
+                share = (block_total - total[rows]).exp()
+                gradient[part].addmm_(probabilities.T, scaled[rows] * share)
+
+    plan.share(add_up, range(0, len(candidates), plan.columns))
     return gradient

@@ -21,12 +21,13 @@ def operation_counter() -> Iterator[FlopCounterMode]:
     a GPU runs as one kernel, and the optimiser.  Results stay the same to the bit, of what is not compiled; every
     operation passes through Python, which takes time.
     """
-    aten = torch.ops.aten  # whose attention on a CPU torch's own table lacks
+    aten = torch.ops.aten  # whose attention on a CPU, and products added in place, torch's own table lacks
     counter = FlopCounterMode(
         display=False,
         custom_mapping={
             aten._scaled_dot_product_flash_attention_for_cpu: _attention,
             aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+            aten.addmm_: _product,
         },
     )
     # A compiled block would hide its operations in kernels of its own; it runs as it is written meanwhile.
@@ -56,6 +57,10 @@ def matrix_peak(
         _settle(device)
         best = min(best, clock() - start)
     return 2.0 * side**3 / best
+
+
+def _product(total: Shape, left: Shape, right: Shape, **named: object) -> int:
+    return 2 * left[0] * left[1] * right[1]
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *rest: object, **named: object) -> int:

@@ -19,6 +19,7 @@ from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases
 from mmrec.storage import RaggedArray
 from tests.evaluation.toys import cases_of, histories_of
+from tests.torch_threads import torch_threads
 
 SETTINGS = [
     Setting(f"{pool} {seen} {existing}", pool=pool, filter_seen=seen, existing_only=existing)
@@ -143,15 +144,10 @@ def test_equal_vectors_tie_and_others_are_ranked_as_in_float64(threads: int, mon
     items[1:300:3] = items[0] * (1 + 2e-7 * torch.randn(100, 1, generator=generator))
     users = torch.randn(len(cases), 1, 65, generator=generator)
     monkeypatch.setattr(tiles, "FEW_USERS", 10)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         found = rank_settings(
             Vectors(users, items, cases, histories, 0.0), cases, histories, [Setting("all")], chunk_elements=900
         )["all"]
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
     for place, (case, target) in enumerate(zip(found.places.case_index, found.targets, strict=True)):
         # One order of adding for every item, so that equal vectors are equal here.
         row = (users[found.cases[case], 0].double() * items.double()).sum(dim=1)

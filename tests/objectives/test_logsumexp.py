@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmrec.objectives import logsumexp
 from mmrec.objectives.logsumexp import weighted_logsumexp
 from mmrec.objectives.negatives import Pairs
+from mmrec.training.operations import operation_counter
+from tests.torch_threads import torch_threads
 
 
 def pairs(*entries: tuple[int, int]) -> Pairs:
@@ -87,9 +89,10 @@ def test_exclusion_wins_over_unweighted() -> None:
     rows=st.integers(1, 5),
     seed=st.integers(0, 2**31 - 1),
     weighted=st.booleans(),
+    threads=st.integers(1, 3),
 )
-def test_equals_the_dense_twin_whatever_the_blocks(
-    num_targets: int, num_candidates: int, chunk: int, rows: int, seed: int, weighted: bool
+def test_equals_the_dense_twin_whatever_the_blocks_and_threads(
+    num_targets: int, num_candidates: int, chunk: int, rows: int, seed: int, weighted: bool, threads: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -105,8 +108,9 @@ def test_equals_the_dense_twin_whatever_the_blocks(
     if log_weights is not None:
         log_weights[torch.rand(num_candidates, generator=generator) < 0.3] = -torch.inf
     unweighted, excluded, upstream = some_pairs(), some_pairs(), drawn(num_targets)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, torch_threads(threads):
         patch.setattr(logsumexp, "CPU_BLOCK", (rows, 4))
+        patch.setattr(logsumexp, "THREAD_SCORES", 1)
         fast = gradients(
             lambda t, c: weighted_logsumexp(
                 t, c, chunk=chunk, log_weights=log_weights, unweighted=unweighted, excluded=excluded
@@ -167,6 +171,23 @@ def test_not_a_number_is_not_hidden() -> None:
     assert weighted_logsumexp(torch.tensor([[math.nan]]), torch.ones(3, 1), chunk=2).isnan().all()
 
 
+def test_what_is_counted_is_all_of_it_and_the_same() -> None:
+    torch.manual_seed(0)
+    targets, candidates = torch.randn(40, 8), torch.randn(90, 8)
+
+    def run() -> tuple[Tensor, Tensor, Tensor]:
+        return gradients(lambda t, c: weighted_logsumexp(t, c, chunk=16), targets, candidates, torch.ones(40))
+
+    with pytest.MonkeyPatch.context() as patch, torch_threads(2):
+        patch.setattr(logsumexp, "THREAD_SCORES", 1)
+        plain = run()
+        with operation_counter() as counter:
+            counted = run()
+    assert counter.get_total_flops() == 4 * 2 * 40 * 90 * 8
+    for one, other in zip(plain, counted, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_half_precision_and_autocast_are_summed_in_float32() -> None:
     torch.manual_seed(0)
     targets = (torch.randn(6, 8) * 3).bfloat16().requires_grad_()
@@ -214,9 +235,9 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_grows_with_targets_times_candidates() -> None:
     targets, candidates = torch.randn(1100, 4, requires_grad=True), torch.randn(3000, 4, requires_grad=True)
-    with LargestTensor() as largest:
+    with torch_threads(1), LargestTensor() as largest:
         weighted_logsumexp(targets, candidates, chunk=64, log_weights=torch.zeros(3000)).sum().backward()
-    assert largest.numel == 2 * 512 * 64  # scores and probabilities of one block
+    assert largest.numel == 2 * 367 * 64  # scores and probabilities of one block: a third of the targets
     with LargestTensor() as largest:
         (targets @ candidates.T).logsumexp(1).sum().backward()
     assert largest.numel == 1100 * 3000  # the probe sees what a dense sum would hold
