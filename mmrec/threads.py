@@ -56,7 +56,15 @@ def map_pieces(work: Callable[[_Piece], _Result], pieces: Sequence[_Piece], *, t
         return list(run_all(without_gradient, pieces))
 
 
-def split_evenly(size: int, *, most: int, threads: int) -> int:
-    """Return how large pieces are that are at most ``most`` large, nearly alike, and as many for every thread."""
+def count_pieces(size: int, *, most: int, threads: int, least: int = 1) -> int:
+    """Return in how many pieces to run a batch: equally many for every thread if there is enough for all.
+
+    Args:
+        size: of the batch.
+        most: of a piece.
+        threads: that are free.
+        least: of a piece that is worth a thread.
+    """
     count = -(-size // most)
-    return -(-size // (-(-count // threads) * threads))
+    even = -(-count // threads) * threads
+    return even if even * least <= size else count

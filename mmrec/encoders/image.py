@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from mmrec.contents import Content, ImageContent, TokenStates
 from mmrec.encoders.cut import CutEncoder
-from mmrec.encoders.pieces import count_pieces, free_threads, run_pieces
+from mmrec.encoders.pieces import free_threads, run_pieces
 from mmrec.encoders.tuning import Layers
+from mmrec.threads import count_pieces
 
 Channels = tuple[float, float, float]
 """One number each for red, green and blue."""

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmrec.encoders.buckets import SMALL_PRODUCT
-from mmrec.encoders.pieces import count_pieces, run_pieces
+from mmrec.encoders.pieces import run_pieces
 from mmrec.encoders.work import EncodingWork
+from mmrec.threads import count_pieces
 
 TOKENS_AT_ONCE = 1 << 12
 """Of a CPU: what a block makes of more tokens leaves its caches."""

@@ -32,20 +32,6 @@ def free_threads(device: torch.device, live: Sequence[nn.Module]) -> int:
     return torch.get_num_threads()
 
 
-def count_pieces(size: int, *, most: int, least: int, threads: int) -> int:
-    """Return in how many pieces to run a batch: equally many for every thread if there is enough for all.
-
-    Args:
-        size: of the batch.
-        most: of a piece.
-        least: of a piece that is worth a thread.
-        threads: that are free.
-    """
-    count = -(-size // most)
-    even = -(-count // threads) * threads
-    return even if even * least <= size else count
-
-
 def run_pieces(run: Callable[[_Piece], Tensor], pieces: Sequence[_Piece], *, threads: int) -> list[Tensor]:
     """Return what a network makes of each piece.
 

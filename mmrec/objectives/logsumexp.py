@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from mmrec.objectives.negatives import Pairs
 from mmrec.objectives.row_softmax import fuses, softmax_rows
 from mmrec.objectives.terms import wide
-from mmrec.threads import map_pieces, split_evenly
+from mmrec.threads import count_pieces, map_pieces
 
 _Piece = TypeVar("_Piece")
 CPU_BLOCK = (512, 1024)
@@ -153,11 +153,11 @@ class _Plan:
         columns = max(min(chunk, len(candidates), CPU_BLOCK[1] if on_cpu else DEVICE_COLUMNS), 1)
         rows = max(min(len(targets), CPU_BLOCK[0] if on_cpu else DEVICE_BLOCK // columns), 1)
         threads = 1
-        if on_cpu and min(len(targets), len(candidates)) >= (most := torch.get_num_threads()):
-            threads = max(1, min(most, len(targets) * len(candidates) // THREAD_SCORES))
+        if on_cpu and min(len(targets), len(candidates)) >= (free := torch.get_num_threads()):
+            threads = max(1, min(free, len(targets) * len(candidates) // THREAD_SCORES))
             rows, columns = (
-                split_evenly(len(targets), most=rows, threads=threads),
-                split_evenly(len(candidates), most=columns, threads=threads),
+                -(-size // count_pieces(size, most=most, threads=threads))
+                for size, most in ((len(targets), rows), (len(candidates), columns))
             )
 
         def by_block(pairs: Pairs | None) -> _BlockPairs | None:

@@ -13,10 +13,11 @@ from mmrec.contents import ImageContent, TextContent
 from mmrec.encoders import image as image_module
 from mmrec.encoders import packing
 from mmrec.encoders.image import ImageEncoder
-from mmrec.encoders.pieces import count_pieces, free_threads, run_pieces
+from mmrec.encoders.pieces import free_threads, run_pieces
 from mmrec.encoders.text import TextEncoder
 from mmrec.encoders.timm_image import TimmStack
 from mmrec.encoders.transformers_text import TransformersStack
+from mmrec.threads import count_pieces
 from tests.encoders.tiny_models import bert, vit
 
 CPU = torch.device("cpu")

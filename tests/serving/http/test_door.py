@@ -12,13 +12,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from mmrec.serving.answers.service import Service
+from mmrec.serving.figures.metrics import Metrics
 from mmrec.serving.http.keys import KeyRing, create_key
+from mmrec.serving.trace import Trace
 from tests.serving.served import LIMITS, Serve, Server, in_base64, picture
 
 SCORE = {"user_id": "u01", "candidates": ["p01"]}
 SECRET = "a caption that nobody may read"
+
+
+def test_an_answer_is_counted_once_it_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sent, counted = Response.__call__, Metrics.on_answer
+
+    async def send_noted(self: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            order.append(message["type"])
+            await send(message)
+
+        await sent(self, scope, receive, noted)
+
+    def count_noted(self: Metrics, trace: Trace, status: int) -> None:
+        order.append("counted")
+        counted(self, trace, status)
+
+    monkeypatch.setattr(Response, "__call__", send_noted)
+    monkeypatch.setattr(Metrics, "on_answer", count_noted)
+    server.post("score", SCORE)
+    assert order == ["http.response.start", "http.response.body", "counted"]
 
 
 class TestProblems:
