@@ -29,13 +29,14 @@ def one_thread_each(number: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield map
         return
     before = torch.get_num_threads()
-    # A new thread takes over what was last said in any.
     torch.set_num_threads(1)
     try:
         if _get_current_dispatch_mode() is not None:
             yield map
             return
-        with ThreadPoolExecutor(number, thread_name_prefix="mmrec-core") as pool:
+        # A new thread takes over what was last said in any when it asks, or with its first operation that torch itself
+        # shares out; a product of matrices is none of these, and would begin with threads of its own.
+        with ThreadPoolExecutor(number, thread_name_prefix="mmrec-core", initializer=torch.get_num_threads) as pool:
             yield pool.map
     finally:
         torch.set_num_threads(before)
