@@ -19,6 +19,9 @@ RARER = 0.01
 """Share of the time since the start that a pause grows to: a look takes a millisecond or two of a core that what is watched
 may need."""
 
+NEW_SECONDS = 0.1
+"""Age at which a child begins to count: between its fork and what it then runs, it seems to hold all that its parent does."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -74,21 +77,30 @@ def watch(process: subprocess.Popen[str], *, pause: float = PAUSE) -> int:
 
 
 def memory(pid: int) -> int:
-    """Return the resident memory of a process and of all that descend from it, in bytes."""
+    """Return the resident memory of a process and of all that descend from it, but those just begun, in bytes."""
     return sum(_resident(one) for one in _family(pid))
 
 
 def _family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all that descend from it, but those just begun."""
     found, waiting = [], [pid]
     while waiting:
         found.append(waiting.pop())
         for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
             try:
-                waiting += [int(child) for child in children.read_text(encoding="ascii").split()]
+                waiting += [
+                    int(child) for child in children.read_text(encoding="ascii").split() if not _is_new(int(child))
+                ]
             except OSError:  # it has just ended
                 continue
     return found
+
+
+def _is_new(pid: int) -> bool:
+    # Behind the name, which may hold anything, the twentieth field: ticks from the machine's start to the process's.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began < NEW_SECONDS
 
 
 def _resident(pid: int) -> int:
