@@ -29,6 +29,7 @@ from mmrec.serving.http.http_protocol import BoundedHttp
 from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.model.catalogue_index import OpenIndex, exported_index, stored_index
 from mmrec.serving.model.exported import Pair
+from mmrec.serving.model.threads import one_blas_thread
 from mmrec.serving.stores.store import Store
 
 try:
@@ -92,7 +93,8 @@ def serve(
     )
     set_objects_aside()
     on_ready(items)
-    uvicorn.Server(config).run(sockets=[listening])
+    with one_blas_thread():
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _open_index(plan: ServingPlan) -> OpenIndex:

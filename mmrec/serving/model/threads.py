@@ -1,4 +1,4 @@
-"""How many threads torch takes in each thread of the service.
+"""How many threads torch and numpy take in each thread of the service.
 
 A request's own work on tensors is a few hundred small operations: handing them to other threads takes longer than doing
 them.  Only where posts are encoded are there operations worth sharing.
@@ -7,12 +7,21 @@ them.  Only where posts are encoded are there operations worth sharing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from mmrec.errors import MissingExtraError
+
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError as error:
+    raise MissingExtraError("threadpoolctl", "serve") from error
 
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
@@ -34,6 +43,20 @@ def _use(count: int) -> None:
     # With its first operation a thread takes over what was last said in any; to ask counts as one.
     torch.get_num_threads()
     torch.set_num_threads(count)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let every product of numpy's run in the thread that asks for it, in the whole process.
+
+    OpenBLAS has one team of threads for all who ask: the small products of many requests, an exact search each, would wait
+    for each other many times as long as they take.  A copy that torch brings along stays as it is, for encoders.
+    """
+    found = ThreadpoolController()
+    paths = [str(one.filepath) for one in found.select(internal_api="openblas").lib_controllers]
+    numpys = [path for path in paths if "torch" not in Path(path).parts]
+    with found.select(filepath=numpys).limit(limits=1):
+        yield
 
 
 class Helpers:

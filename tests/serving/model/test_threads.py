@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
 from mmrec.serving.model import threads
 from mmrec.serving.model.batcher import Batcher
-from mmrec.serving.model.threads import Cores, Helpers, use_all_threads, use_one_thread
+from mmrec.serving.model.threads import Cores, Helpers, one_blas_thread, use_all_threads, use_one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +134,22 @@ class TestHelpers:
             with pytest.raises(ZeroDivisionError):
                 helpers.map(fails, range(20))
             assert helpers.map(fails, [1, 2]) == [1, 2], "they go on"
+
+
+def test_products_of_numpys_take_one_thread_while_serving_and_torchs_are_left_alone() -> None:
+    def counts() -> dict[str, int]:
+        found = ThreadpoolController().select(internal_api="openblas").lib_controllers
+        return {str(one.filepath): int(one.num_threads) for one in found}
+
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=2):
+        before = counts()
+        with one_blas_thread():
+            within = counts()
+        assert counts() == before
+    ours = {path for path in within if "torch" not in Path(path).parts}
+    assert {within[path] for path in ours} <= {1}
+    assert {path: within[path] for path in before if path not in ours} == {
+        path: before[path] for path in before if path not in ours
+    }
+    if any("numpy" in path for path in before):
+        assert ours
