@@ -26,7 +26,7 @@ _Piece = TypeVar("_Piece")
 CPU_BLOCK = (512, 1024)
 """Targets and candidates of a block that stays in a core's cache: scores and probabilities, 4 MB in float32."""
 THREAD_SCORES = 1 << 24
-"""Scores that are worth a thread on a CPU, which starts cold: with four times fewer it takes half as long again."""
+"""Scores that are worth a thread on a CPU, which starts cold: with an eighth of them it takes half as long again."""
 DEVICE_BLOCK = 1 << 25
 """Scores of a block elsewhere: 128 MB in float32.  Smaller blocks would stay in a GPU's cache between product and softmax,
 but are worked off before the host has started what comes next: at 2^21 scores an H200 waited most of the time."""

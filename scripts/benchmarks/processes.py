@@ -18,7 +18,6 @@ PAUSE, LONGEST_PAUSE = 0.01, 0.5
 RARER = 0.01
 """Share of the time since the start that a pause grows to: a look takes a millisecond or two of a core that what is watched
 may need."""
-
 NEW_SECONDS = 0.1
 """Age at which a child begins to count: between its fork and what it then runs, it seems to hold all that its parent does."""
 
@@ -88,17 +87,21 @@ def _family(pid: int) -> list[int]:
         found.append(waiting.pop())
         for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
             try:
-                waiting += [
-                    int(child) for child in children.read_text(encoding="ascii").split() if not _is_new(int(child))
-                ]
+                these = [int(child) for child in children.read_text(encoding="ascii").split()]
             except OSError:  # it has just ended
                 continue
+            waiting += [child for child in these if not _is_new(child)]
     return found
 
 
 def _is_new(pid: int) -> bool:
+    """Return whether a process has just begun; one that has just ended holds nothing and may pass for one."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
     # Behind the name, which may hold anything, the twentieth field: ticks from the machine's start to the process's.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    fields = about.rpartition(")")[2].split()
     began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began < NEW_SECONDS
 
