@@ -163,21 +163,16 @@ class ItemVectors:
 
     def present(self, item_row: int) -> tuple[str, ...]:
         """Return the names of the modalities an item of the catalogue has."""
-        return self._combinations[int(self._combination_of[item_row])]
+        return self._present[item_row]
 
     @cached_property
-    def _combinations(self) -> list[tuple[str, ...]]:
-        """Every combination of modalities; bit ``i`` of its place stands for the reader's modality ``i``."""
-        names = list(self._reader.modalities)
-        return [tuple(name for i, name in enumerate(names) if code >> i & 1) for code in range(1 << len(names))]
-
-    @cached_property
-    def _combination_of(self) -> npt.NDArray[np.int64]:
-        """Place of each item's combination, shape (items,)."""
-        codes = np.zeros(len(self._catalogue), dtype=np.int64)
+    def _present(self) -> list[tuple[str, ...]]:
+        """The modalities of each item, one tuple for all items of a combination."""
+        names, codes = list(self._reader.modalities), np.zeros(len(self._catalogue), dtype=np.int64)
         for i, modality in enumerate(self._reader.modalities.values()):
             codes |= (modality.links.lengths > 0).astype(np.int64) << i
-        return codes
+        combinations = [tuple(name for i, name in enumerate(names) if code >> i & 1) for code in range(1 << len(names))]
+        return [combinations[code] for code in codes.tolist()]
 
     def _look_up(self, reference: str | int | Unusable, asked: _Asked) -> _Entry:
         """Say by which key the vector of an item of the catalogue will be found."""

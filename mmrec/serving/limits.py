@@ -38,8 +38,8 @@ class Limits:
         loopback_rate: requests a second of all callers without a key together, where none is needed; 0: any number.
         posts_waiting: posts that wait to be encoded; a request that brings more than there is room for is refused.
         batch_posts: posts that are encoded together.
-        batch_tokens: tokens of text, patches of pictures and entries of histories that are encoded together; a job that
-            has more is encoded alone.
+        batch_tokens: tokens of text (one a character, of a caption at most as many as the model reads), patches of
+            pictures and entries of histories that are encoded together; a job that has more is encoded alone.
         batch_seconds: how long a post waits for others to be encoded with.
         cached_vectors: vectors of posts kept by content, the most recently used ones.
         request_seconds: how long a request may take, its body included.

@@ -176,7 +176,8 @@ class Batcher(Generic[_Job, _Result]):
         finally:
             with self._changed:
                 self._busy = False
-                self._changed.notify()
+                if self._queue or self._closed:  # else there is nothing for the thread to wake up for
+                    self._changed.notify()
         for (_, future), (result, error) in zip(batch, outcomes, strict=True):
             if error is None:
                 future.set_result(cast("_Result", result))

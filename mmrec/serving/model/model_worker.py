@@ -98,13 +98,12 @@ class ModelWorker:
         self._cores.close()
 
     def _cost(self, job: _PostJob) -> int:
-        """Return how many tokens a job has: of its caption and of its pictures; of an item as many as it may."""
+        """Return how many tokens a job may have; of a caption one a character, for to count them is to make them."""
         words = self._recommender.assembly.words
+        most = 0 if words is None else words.max_tokens * words.windows
         if isinstance(job, ItemJob):
-            text = words.max_tokens * words.windows if words is not None and "text" in job.kept else 0
-            return text + (self._picture_tokens if "image" in job.kept else 0)
-        text = 0 if words is None or job.caption is None else len(words.encode([job.caption]).token_ids.values)
-        return text + self._picture_tokens * len(job.pictures)
+            return (most if "text" in job.kept else 0) + (self._picture_tokens if "image" in job.kept else 0)
+        return min(most, len(job.caption or "")) + self._picture_tokens * len(job.pictures)
 
     def _encoded_posts(self, jobs: Sequence[_PostJob]) -> Sequence[Vectors]:
         results: dict[int, Vectors] = {}

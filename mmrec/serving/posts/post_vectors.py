@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrec.errors import MmrecError, RequestError
-from mmrec.inference.posts import DecodedPost, Post, attribute_texts, decode_post
+from mmrec.inference.posts import DecodedPost, Post, attribute_texts
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.limits import Limits
 from mmrec.serving.model.threads import Helpers
@@ -214,12 +214,16 @@ class PostVectors:
             raise RequestError(
                 f"a caption of at most {self._limits.caption_length} characters", got=str(len(content.caption))
             )
+        # Refuses what is no post.
         Post(caption=content.caption, image=list(content.pictures) or None, attributes=content.attributes)
-        pictures = [self._picture(data) for data in content.pictures[: self._max_images]]
-        return decode_post(
-            Post(caption=content.caption, image=pictures or None, attributes=content.attributes),
-            side=self._side,
-            max_images=self._max_images,
+        used = content.pictures[: self._max_images]
+        return DecodedPost(
+            content.caption,
+            tuple(self._picture(data) for data in used),
+            # Of the file, which is a tenth of its pixels: the same picture in two files is encoded twice.
+            tuple(content_hash(data) for data in used),
+            content.key,
+            attribute_texts(content.attributes),
         )
 
     def _picture(self, data: bytes) -> npt.NDArray[np.uint8]:

@@ -102,17 +102,15 @@ class Resolver:
         self, entry: Candidate, position: int, parts: Parts, find: Callable[[str], Item | None]
     ) -> Resolved | tuple[str | int, Content]:
         """Look an id up, or return the name and the content of a post."""
-        post, item_id = (entry, entry.item_id) if isinstance(entry, RawPost) else (None, entry)
+        item_id = entry.item_id if isinstance(entry, RawPost) else entry
         item = None if item_id is None else find(str(item_id))
-        if item is not None:
-            assert item_id is not None
+        if item_id is not None and item is not None:
             return Resolved(item_id, item_key(item.item_id), item.vector, self.present(item))
         name = name_of(item_id, position)
-        if post is None or (item_id is not None and post.caption is None and post.image is None):
-            error = RequestError("the id of a known item", got=repr(item_id))
-            return Resolved(name, "", None, (), str(error))
+        if not isinstance(entry, RawPost) or (item_id is not None and (entry.caption, entry.image) == (None, None)):
+            return Resolved(name, "", None, (), str(RequestError("the id of a known item", got=repr(item_id))))
         try:
-            return name, content_of(post.caption, post.image, parts, self._limits, post.attributes)
+            return name, content_of(entry.caption, entry.image, parts, self._limits, entry.attributes)
         except MmrecError as error:
             return Resolved(name, "", None, (), str(error))
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from mmrec.errors import RequestError
-from mmrec.inference.posts import DecodedPost
+from mmrec.inference.posts import DecodedPost, Post, decode_post
 from mmrec.preprocessing.pictures import PictureError
 from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.post_vectors import Content, Encoded, PostVectors
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.trace import Trace
+from tests.serving.served import picture
 
 
 class Encoder:
@@ -88,6 +89,25 @@ def test_pictures_of_a_request_are_decoded_beside_each_other(encoder: Encoder, m
         monkeypatch.setattr(posts, "decode", meet)
         coming = posts.start([words("a"), words("bb")])
         assert [float(future.result(10).vector[0]) for future in coming] == [1, 2]
+
+
+def test_a_post_is_decoded_as_anywhere_else(posts: PostVectors) -> None:
+    first, second = picture(1), picture(2)
+    found = posts.decode(Content("words", (first, second)))
+    expected = decode_post(Post("words", [first, second]), side=8, max_images=1)
+    assert (found.caption, found.attributes, found.present) == ("words", {}, ("text", "image"))
+    for ours, theirs in zip(found.pictures, expected.pictures, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pictures_of_a_batch_are_told_apart_by_their_files(posts: PostVectors) -> None:
+    same, other = picture(1), picture(2)
+    keys = [
+        posts.decode(Content(caption, (data,))).picture_keys
+        for caption, data in (("a", same), ("b", same), ("a", other))
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert all(len(key) == 1 for key in keys)
 
 
 def test_who_waits_for_posts_that_are_not_sent_is_told(encoder: Encoder, posts: PostVectors) -> None:
