@@ -1,7 +1,8 @@
 """Filters such as ``colour=Black and price<20`` over a table of attributes.
 
 Grammar: conditions joined by ``and``; a condition is ``COLUMN OP VALUE`` with OP one of ``= != < <= > >= ~`` (``~``:
-contains, whatever the case) or ``COLUMN in (A, B)``.  Values with spaces around ``and`` or commas are quoted.
+contains, whatever the case) or ``COLUMN in (A, B)``.  Values with spaces around ``and``, commas or brackets are quoted; a
+quote in the middle of a value is one of its characters.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from mmrec.errors import RequestError, near_names
 from mmrec.search.index import Mask
 
 _VALUE = r"'[^']*'|\"[^\"]*\""
+_LISTED = rf"{_VALUE}|[^\s'\",)][^,)]*"
+# Atomic: whatever text comes, each of its characters can be read in one way, or matching would take exponential time.
+_ENTRY = rf"(?>\s*(?:{_LISTED})?\s*)"
 _CONDITION = re.compile(
     rf"\s*(?P<column>[\w.]+|`[^`]+`)\s*(?:(?P<op>!=|<=|>=|=|<|>|~)\s*(?P<value>{_VALUE}|.+?)"
-    rf"|in\s*\((?P<values>(?:{_VALUE}|[^)])*)\))\s*(?:and\b|$)",
+    rf"|in\s*\((?P<values>{_ENTRY}(?:,{_ENTRY})*+)\))\s*(?:and\b|$)",
     re.IGNORECASE,
 )
 _ORDER: dict[str, Callable[[pd.Series, float | str], pd.Series]] = {
@@ -52,7 +56,7 @@ def where_mask(table: pd.DataFrame, expression: str) -> Mask:
             )
         values = table[column]
         if match["values"] is not None:
-            options = [_plain(option) for option in re.findall(rf"{_VALUE}|[^,\s][^,]*", match["values"])]
+            options = [_plain(option) for option in re.findall(_LISTED, match["values"])]
             mask &= values.astype("string").isin(options).fillna(False).to_numpy(dtype=bool)
         else:
             mask &= _compare(values, match["op"], _plain(match["value"]))

@@ -25,6 +25,8 @@ FAISS = ("flat", "hnsw", "ivfpq")
 WITHOUT_LANCEDB = pytest.mark.skipif(importlib.util.find_spec("lancedb") is None, reason="lancedb is not installed")
 LANCE = [pytest.param(name, marks=WITHOUT_LANCEDB) for name in ("lancedb", "lancedb-ivf")]
 DATABASES = [pytest.param("pgvector", marks=WITHOUT_POSTGRES), pytest.param("qdrant", marks=WITHOUT_QDRANT)]
+KINDS = {"exact": "exact", "lancedb": "lancedb", "lancedb-ivf": "lancedb", "pgvector": "postgres", "qdrant": "qdrant"}
+KINDS |= {name: f"faiss {name}" for name in FAISS}
 TEMPERATURE = 0.05
 
 
@@ -91,9 +93,10 @@ class TestStoreContract:
         postgres = request.getfixturevalue("postgres") if name == "pgvector" else None
         return made(name, VECTORS, tmp_path, postgres)
 
-    def test_equals_a_full_sort(self, store: Store) -> None:
+    def test_equals_a_full_sort(self, name: str, store: Store) -> None:
         assert isinstance(store, Store)
         assert (len(store), store.dim) == (600, 17)
+        assert store.kind == KINDS[name]
         queries = asked()
         hits = store.search(queries, k=10)
         products = queries @ VECTORS.T
@@ -263,6 +266,7 @@ class FailingStore(ExactStore):
     """Answers only while it is well."""
 
     well = False
+    kind = "failing"
 
     def search(self, queries: Vectors, *, k: int, allowed: Mask | None = None) -> Hits:
         if not self.well:
@@ -278,6 +282,7 @@ def test_a_spare_store_answers_for_one_that_fails() -> None:
     for well in (False, False, True, True):
         first.well = well
         assert (store.search(asked(), k=10).rows == exact.rows).all()
+        assert store.kind == ("failing" if well else "exact, while failing fails")
     assert len(said) == 2, "once when it begins to fail, once when it is well again"
     with pytest.raises(RequestError, match="width 17"):
         store.search(np.zeros((1, 3), np.float32), k=1)
@@ -288,6 +293,10 @@ class RoughStore:
 
     def __init__(self, vectors: Vectors) -> None:
         self._rough = ExactStore(np.round(vectors, 1))
+
+    @property
+    def kind(self) -> str:
+        return "rough"
 
     @property
     def dim(self) -> int:
@@ -375,6 +384,9 @@ TABLE = pd.DataFrame(
         ("price<=7.5", [1, 0, 1, 0]),
         ("price>5 and `kind of`=b", [0, 1, 0, 0]),
         ("colour in (White, 'Dark Blue')", [0, 1, 0, 1]),
+        ("colour in ('Dark Blue',Black) and price!=x", [1, 0, 0, 0]),
+        ("colour in (it's, White) and colour!='x'", [0, 1, 0, 0]),
+        ("colour in ()", [0, 0, 0, 0]),
         ("colour~BLUE", [0, 0, 0, 1]),
         ("", [1, 1, 1, 1]),
     ],
@@ -388,3 +400,9 @@ def test_where_names_near_columns() -> None:
         where_mask(TABLE, "color=Black")
     with pytest.raises(RequestError, match="conditions such as"):
         where_mask(TABLE, "__import__('os')")
+
+
+@pytest.mark.parametrize("entries", ["'" * 60, "'a'" * 300, "\"'" * 300, "'a, " * 200, " " * 900, "," * 900])
+def test_a_list_that_does_not_end_is_refused_and_not_pondered(entries: str) -> None:
+    with pytest.raises(RequestError, match="conditions such as"):
+        where_mask(TABLE, f"colour in ({entries}")
