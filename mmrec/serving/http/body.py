@@ -20,7 +20,11 @@ except ImportError as error:
     raise MissingExtraError("python_multipart", "serve") from error
 
 _MOST_PARTS = 2000
-_MOST_ERRORS = 10
+MOST_VALUES = 200_000
+"""Texts, numbers, names, lists and objects of a body: one megabyte of empty objects becomes hundreds in memory."""
+_MARKS, _MOST_MARKS = (b",", b"[", b"{"), 10 * MOST_VALUES
+"""Which stand before every value; text may hold them too."""
+_MOST_ERRORS, _COUNTED_ERRORS = 10, 1000
 _FIELD = "request"
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
@@ -87,8 +91,11 @@ def parse(text: bytes, schema: type[_Schema]) -> _Schema:
     """Return strict JSON as a request.
 
     Raises:
-        ProblemError: no JSON, a number that is none, or fields that are not the schema's.
+        ProblemError: no JSON, a number that is none, more values than any request has, or fields that are not the
+            schema's.
     """
+    if sum(map(text.count, _MARKS)) > _MOST_MARKS:
+        raise _too_full()
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except ProblemError:
@@ -112,9 +119,15 @@ def validated(value: object, schema: type[_Schema]) -> _Schema:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        count = error.error_count()
+        # All of them or none are to be had.
+        found = (
+            []
+            if count > _COUNTED_ERRORS
+            else error.errors(include_url=False, include_input=False, include_context=False)
+        )
         errors = [{"where": _place(entry["loc"]), "message": entry["msg"]} for entry in found[:_MOST_ERRORS]]
-        got = f"{len(found)} that are wrong"
+        got = f"{count} that are wrong"
         raise ProblemError(422, "fields as /openapi.json describes them", got=got, errors=errors) from None
 
 
@@ -135,10 +148,12 @@ def _finite(text: str) -> float:
 
 
 def _check_text(value: object) -> None:
-    """Refuse half characters (lone surrogates), which no encoder, store or answer can hold."""
-    waiting = [value]
+    """Refuse half characters (lone surrogates), which no encoder, store or answer can hold, and more than there may be."""
+    waiting, count = [value], 0
     while waiting:
-        entry = waiting.pop()
+        entry, count = waiting.pop(), count + 1
+        if count + len(waiting) > MOST_VALUES:
+            raise _too_full()
         if isinstance(entry, str):
             if not entry.isascii() and any("\ud800" <= character <= "\udfff" for character in entry):
                 raise ProblemError(422, "text of whole characters", got="a lone surrogate", where="the body")
@@ -215,6 +230,12 @@ class _Reader:
     def whole(self) -> None:
         """Note that the body is whole."""
         self.done = True
+
+
+def _too_full() -> ProblemError:
+    return ProblemError(
+        413, f"a body of at most {MOST_VALUES:,} values", got="more", where="the body", fix="Ask in several requests."
+    )
 
 
 def _too_long(limit: int) -> ProblemError:

@@ -43,7 +43,8 @@ class Entrance:
     """Who may come in.
 
     Args:
-        keys: of callers; None lets everybody in who speaks to this machine by a name of its own.
+        keys: of callers; None lets everybody in who speaks to this machine by a name of its own, but for pages of other
+            origins: a browser sends forms and fetches pictures for whichever page it shows.
     """
 
     keys: KeyRing | None
@@ -52,7 +53,8 @@ class Entrance:
         """Return the key of a caller, None of one who needs none; refuse those who may not.
 
         Raises:
-            ProblemError: no key, an unknown one, one of a lower scope; or, without keys, another name of this machine.
+            ProblemError: no key, an unknown one, one of a lower scope; or, without keys, another name of this machine or
+                a page of another origin.
         """
         if self.keys is None:
             host = headers.get("host", "")
@@ -65,6 +67,7 @@ class Entrance:
                     where="Host",
                     fix="Start mmrec serve with --keys.",
                 )
+            _refuse_other_origins(headers, host)
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         presented = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
@@ -77,6 +80,24 @@ class Entrance:
         if not key.allows(scope):
             raise ProblemError(403, f"a key of scope {scope}", got=f"one of scope {key.scope}", where="Authorization")
         return key
+
+
+def _refuse_other_origins(headers: Mapping[str, str], host: str) -> None:
+    """Refuse what a browser sends for a page that is not the service's own; other programs send neither header.
+
+    Raises:
+        ProblemError: it is such a request.
+    """
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    own = origin is None or origin.partition("://")[2] == host
+    if not own or site not in {"none", "same-origin"}:
+        raise ProblemError(
+            403,
+            "a request of the service's own page",
+            got="one of another origin",
+            where="Origin" if not own else "Sec-Fetch-Site",
+            fix="Start mmrec serve with --keys.",
+        )
 
 
 class Door:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mmrec.serving.http.body import parse, read_body, split_body
+from mmrec.serving.http.body import MOST_VALUES, parse, read_body, split_body
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.schemas import ScoreRequest
 
@@ -97,6 +97,22 @@ class TestJson:
         with pytest.raises(ProblemError) as refused:
             parse(text, ScoreRequest)
         assert refused.value.status == 422
+
+    @pytest.mark.parametrize("entry", [b"{}", b"null", b"[]", b'""', b"{}, [[[]]]"])
+    def test_more_values_than_any_request_has(self, entry: bytes) -> None:
+        for count, status in ((MOST_VALUES // 10, 422), (MOST_VALUES, 413), (6 * MOST_VALUES, 413)):
+            with pytest.raises(ProblemError) as refused:
+                parse(b'{"candidates": [' + b",".join([entry] * count) + b"], "  # what comes after is not looked at
+                      b'"candidate": []}', ScoreRequest)  # fmt: skip
+            assert refused.value.status == status
+
+    def test_a_body_of_many_values_that_are_right(self) -> None:
+        text = b'{"candidates": [' + b",".join([b'"a"'] * (MOST_VALUES - 10)) + b"]}"
+        assert len(parse(text, ScoreRequest).candidates) == MOST_VALUES - 10
+
+    def test_commas_in_text_are_no_values(self) -> None:
+        text = b'{"candidates": [{"caption": "' + b"," * MOST_VALUES + b'"}]}'
+        assert len(parse(text, ScoreRequest).candidates) == 1
 
     def test_the_refusal_names_the_place_and_repeats_no_content(self) -> None:
         with pytest.raises(ProblemError) as refused:

@@ -234,6 +234,25 @@ class TestKeys:
             assert server.client.post("/v1/score", json=SCORE, headers={"host": host}).status_code == status
         assert guarded.client.get("/health/live", headers={"host": "shop.example"}).status_code == 200
 
+    def test_without_keys_no_page_of_another_origin_gets_in(self, server: Server, guarded: Server) -> None:
+        """What browsers send unasked: forms and pictures for any page, and what they say of where it comes from."""
+        form = {"request": (None, json.dumps({"events": [{"user_id": "a", "item_id": "p01"}]}))}
+        for headers, status in (
+            ({}, 200),
+            ({"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": "http://localhost:3000"}, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403),
+        ):
+            assert server.client.post("/v1/feedback", files=form, headers=headers).status_code == status, headers
+            assert server.client.get("/v1/items/p04/similar", headers=headers).status_code == status, headers
+        assert len(server.service.store.feedback_of("a", limit=100)) == 3
+        key = {"Origin": "https://shop.example", "Authorization": "Bearer wrong"}
+        assert guarded.client.post("/v1/feedback", files=form, headers=key).status_code == 401, "its key decides"
+
     def test_no_browser_page_of_another_origin_may_read(self, server: Server) -> None:
         answer = server.client.post("/v1/score", json=SCORE, headers={"Origin": "https://evil.example"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
