@@ -78,6 +78,13 @@ def too_slow(seconds: float) -> ProblemError:
     )
 
 
+def too_late() -> ProblemError:
+    """Return the refusal of work whose turn came after everybody had given it up."""
+    return ProblemError(
+        503, "a turn in time", got="too much work before it", fix="Try again later.", headers={"Retry-After": "5"}
+    )
+
+
 def unknown_item(item_id: str) -> ProblemError:
     """Return the refusal of an id in a path that nothing has."""
     return ProblemError(404, "the id of a known item", got=repr(item_id), where="the path")

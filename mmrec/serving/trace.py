@@ -51,13 +51,23 @@ class Trace:
         """Seconds since it came."""
         return time.monotonic() - self._began
 
+    @property
+    def came(self) -> float:
+        """When it came, on the clock of ``time.monotonic``."""
+        return self._began
+
+    @property
+    def until(self) -> float:
+        """When it must be answered, on the same clock."""
+        return self._began + self._seconds
+
     def left(self) -> float:
         """Return the seconds that are left.
 
         Raises:
             ProblemError: none are.
         """
-        left = self._seconds - self.elapsed
+        left = self.until - time.monotonic()
         if left <= 0:
             raise too_slow(self._seconds)
         return left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -10,20 +11,28 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from mmrec.serving.problems import ProblemError, overloaded
+from mmrec.serving.problems import ProblemError, overloaded, too_late
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
+Until = Callable[[], float]
+"""When nobody waits for a job any more, on the clock of ``time.monotonic``; asked again when its turn comes."""
+
+
+def never() -> float:
+    """Return a time that does not come."""
+    return math.inf
 
 
 @dataclass(frozen=True)
 class _Entry(Generic[_Job, _Result]):
-    """A job that waits, and the number of the call that brought it."""
+    """A job that waits, the number of the call that brought it, and how long anybody waits for it."""
 
     job: _Job
     future: Future[_Result]
     cost: int
     call: int
+    until: Until
 
 
 class Batcher(Generic[_Job, _Result]):
@@ -76,12 +85,17 @@ class Batcher(Generic[_Job, _Result]):
         """Whether the thread is there."""
         return self._thread.is_alive()
 
-    def submit(self, job: _Job) -> Future[_Result]:
+    def submit(self, job: _Job, *, until: Until = never) -> Future[_Result]:
         """Queue a job; see :meth:`submit_all`."""
-        return self.submit_all([job])[0]
+        return self.submit_all([job], until=[until])[0]
 
-    def submit_all(self, jobs: Sequence[_Job]) -> list[Future[_Result]]:
+    def submit_all(self, jobs: Sequence[_Job], *, until: Sequence[Until] | None = None) -> list[Future[_Result]]:
         """Queue jobs, all or none of them; they are run together where they fit a batch.
+
+        Args:
+            jobs: to do.
+            until: of each; one whose turn comes later is not done, or after a moment of too much work all that follow
+                would be late as well.  For ever by default.
 
         Raises:
             ProblemError: too many wait, or the service is stopping.
@@ -94,7 +108,8 @@ class Batcher(Generic[_Job, _Result]):
                 raise overloaded("posts that wait to be encoded", limit=self._limit)
             self._calls += 1
             entries: list[_Entry[_Job, _Result]] = [
-                _Entry(job, Future(), cost, self._calls) for job, cost in zip(jobs, costs, strict=True)
+                _Entry(job, Future(), cost, self._calls, end)
+                for job, cost, end in zip(jobs, costs, until or [never] * len(jobs), strict=True)
             ]
             self._queue += entries
             self._waiting_cost += sum(costs)
@@ -127,10 +142,15 @@ class Batcher(Generic[_Job, _Result]):
 
     def _work(self) -> None:
         self._begin()
-        while batch := self._gather():
-            self._answer(batch)
+        while taken := self._gather():
+            now = time.monotonic()
+            in_time = [entry.until() > now for entry in taken]
+            self._answer([(entry.job, entry.future) for entry, good in zip(taken, in_time, strict=True) if good])
+            for entry, good in zip(taken, in_time, strict=True):
+                if not good:
+                    entry.future.set_exception(too_late())
 
-    def _gather(self) -> list[tuple[_Job, Future[_Result]]]:
+    def _gather(self) -> list[_Entry[_Job, _Result]]:
         """Return the next jobs; none when there will be no more."""
         with self._changed:
             while not self._queue and not self._closed:
@@ -146,7 +166,7 @@ class Batcher(Generic[_Job, _Result]):
             taken = self._taken()
             self._company = len({entry.call for entry in [*taken, *self._queue]}) > 1
             self._busy = bool(taken)
-            return [(entry.job, entry.future) for entry in taken]
+            return taken
 
     @property
     def _enough(self) -> bool:
@@ -167,10 +187,11 @@ class Batcher(Generic[_Job, _Result]):
 
     def _answer(self, batch: Sequence[tuple[_Job, Future[_Result]]]) -> None:
         """Run a batch; the next one may begin before anybody hears of this one, and so finds nobody at work."""
-        outcomes: Sequence[tuple[_Result | None, Exception | None]]
+        outcomes: Sequence[tuple[_Result | None, Exception | None]] = []
         try:
-            self._on_batch(len(batch))
-            outcomes = self._outcomes([job for job, _ in batch])
+            if batch:
+                self._on_batch(len(batch))
+                outcomes = self._outcomes([job for job, _ in batch])
         except Exception as failure:  # nobody may wait for ever, whoever failed
             outcomes = [(None, failure)] * len(batch)
         finally:

@@ -19,7 +19,7 @@ from mmrec.inference.posts import DecodedPost
 from mmrec.inference.recommender import Recommender
 from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
-from mmrec.serving.model.batcher import Batcher
+from mmrec.serving.model.batcher import Batcher, Until, never
 from mmrec.serving.model.jobs import ItemJob, Times, UserJob
 from mmrec.serving.model.threads import Cores, use_all_threads, use_one_thread
 
@@ -69,13 +69,17 @@ class ModelWorker:
         """Whether it takes more."""
         return self._pictures.alive and self._words.alive and self._users.alive
 
-    def encode_posts(self, posts: Sequence[DecodedPost]) -> list[Future[Vectors]]:
-        """Return what will hold the posts' score-ready vectors, each of shape (width,)."""
+    def encode_posts(
+        self, posts: Sequence[DecodedPost], *, until: Sequence[Until] | None = None
+    ) -> list[Future[Vectors]]:
+        """Return what will hold the posts' score-ready vectors, each of shape (width,); see :meth:`Batcher.submit_all`."""
+        ends = until or [never] * len(posts)
         coming: dict[int, Future[Vectors]] = {}
         for batcher, sees in ((self._pictures, True), (self._words, False)):
             places = [place for place, post in enumerate(posts) if bool(post.pictures) == sees]
             if places:
-                coming |= dict(zip(places, batcher.submit_all([posts[place] for place in places]), strict=True))
+                jobs, late = [posts[place] for place in places], [ends[place] for place in places]
+                coming |= dict(zip(places, batcher.submit_all(jobs, until=late), strict=True))
         return [coming[place] for place in range(len(posts))]
 
     def encode_users(self, jobs: Sequence[UserJob]) -> list[Future[Vectors]]:
@@ -87,9 +91,9 @@ class ModelWorker:
             return [self._users.do(jobs[0])]
         return self._users.submit_all(jobs)
 
-    def encode_item(self, job: ItemJob) -> Future[Vectors]:
-        """Return what will hold an item's score-ready vector, shape (width,)."""
-        return (self._pictures if "image" in job.kept else self._words).submit(job)
+    def encode_item(self, job: ItemJob, *, until: Until = never) -> Future[Vectors]:
+        """Return what will hold an item's score-ready vector, shape (width,); see :meth:`Batcher.submit_all`."""
+        return (self._pictures if "image" in job.kept else self._words).submit(job, until=until)
 
     def close(self) -> None:
         """Finish what waits, then stop."""

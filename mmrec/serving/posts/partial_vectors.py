@@ -58,12 +58,12 @@ class PartialVectors:
     def _start(self, item: Item, kept: tuple[str, ...], trace: Trace) -> Callable[[], Vectors]:
         """Have an item encoded; return what waits for its vector."""
         if item.published is None:
-            future = self._worker.encode_item(ItemJob(item.row, kept))
+            future = self._worker.encode_item(ItemJob(item.row, kept), until=lambda: trace.until)
             return lambda: self._keep((item.row, kept), trace.wait(future))
         pictures = self._store.pictures(item.item_id) if "image" in kept else ()
         caption = item.published.caption if "text" in kept else None
         attributes = item.published.attributes if "attributes" in kept else {}
-        coming = self._posts.start([Content(caption, pictures, attributes)])[0]
+        coming = self._posts.start([Content(caption, pictures, attributes)], until=trace.until)[0]
         return lambda: trace.wait(coming).vector
 
     def _recall(self, row: int, kept: tuple[str, ...]) -> Vectors | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from mmrec.errors import MmrecError, RequestError
 from mmrec.inference.posts import DecodedPost, Post, attribute_texts
 from mmrec.preprocessing.pictures import load_picture
 from mmrec.serving.limits import Limits
+from mmrec.serving.model.batcher import Until
 from mmrec.serving.model.threads import Helpers
 from mmrec.serving.problems import settled
 from mmrec.serving.stores.store import Attribute
@@ -65,13 +67,18 @@ class Encoded:
     key: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Claim:
-    """A post that this caller is the first to ask for."""
+    """A post that this caller is the first to ask for, and until when anybody waits for it."""
 
     content: Content
     key: str
     promise: Future[Encoded]
+    until: float
+
+    def end(self) -> float:
+        """Return until when as it is now: others may come to wait for it, too."""
+        return self.until
 
 
 class _Readable(NamedTuple):
@@ -81,13 +88,23 @@ class _Readable(NamedTuple):
     present: tuple[str, ...]
 
 
+@runtime_checkable
+class Submit(Protocol):
+    """Takes decoded posts to the encoder."""
+
+    def __call__(
+        self, posts: Sequence[DecodedPost], *, until: Sequence[Until] | None = None
+    ) -> Sequence[Future[npt.NDArray[np.float32]]]:
+        """Return what will hold the vector of each."""
+
+
 class PostVectors:
     """A cache of vectors in front of decoder and encoder.
 
     The pictures of a request are decoded beside each other, and encoded with those of other requests.
 
     Args:
-        submit: encodes decoded posts, sooner or later; all or none of them.
+        submit: encodes decoded posts, sooner or later; all or none of them, but for those whose time is over.
         readable: tells which modalities of a post the model reads.
         side: longest side in pixels that pictures are shrunk to, that of the prepared feed.
         max_images: pictures of a post that the model uses.
@@ -100,7 +117,7 @@ class PostVectors:
 
     def __init__(
         self,
-        submit: Callable[[Sequence[DecodedPost]], Sequence[Future[npt.NDArray[np.float32]]]],
+        submit: Submit,
         readable: Callable[[DecodedPost], tuple[str, ...]],
         *,
         side: int,
@@ -110,7 +127,7 @@ class PostVectors:
         self._submit, self._readable, self._side, self._max_images = submit, readable, side, max_images
         self._limits, self._helpers = limits, Helpers()
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
-        self._coming: dict[str, Future[Encoded]] = {}
+        self._coming: dict[str, _Claim] = {}
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
@@ -118,7 +135,7 @@ class PostVectors:
         return len(self._kept)
 
     def start(
-        self, contents: Sequence[Content], *, check: Callable[[], object] = lambda: None
+        self, contents: Sequence[Content], *, check: Callable[[], object] = lambda: None, until: float = math.inf
     ) -> list[Future[Encoded]]:
         """Return what will hold the vector of each post, or the error that says why there is none.
 
@@ -128,6 +145,7 @@ class PostVectors:
         Args:
             contents: posts; those that are equal are encoded once.
             check: called before each post is decoded; what it raises stops all.
+            until: when the caller gives up, on the clock of ``time.monotonic``; what nobody waits for is not encoded.
 
         Raises:
             ProblemError: too much waits already.
@@ -135,13 +153,14 @@ class PostVectors:
         claims: list[_Claim] = []
         # Before anything is claimed, which an error would leave without an end.
         keys = [content.key for content in contents]
-        promises = [self._promise(content, key, claims) for content, key in zip(contents, keys, strict=True)]
+        promises = [self._promise(content, key, claims, until) for content, key in zip(contents, keys, strict=True)]
         if not claims:
             return promises
         try:
             decoded = self._helpers.map(partial(self._decoded, check), claims)
             good = [(claim, post) for claim, post in zip(claims, decoded, strict=True) if isinstance(post, _Readable)]
-            encodings = self._submit([post.decoded for _, post in good]) if good else []
+            ends = [claim.end for claim, _ in good]
+            encodings = self._submit([post.decoded for _, post in good], until=ends) if good else []
         except BaseException as error:
             # Others may wait for these promises, so they are kept whatever happened here.
             for claim in claims:
@@ -166,7 +185,7 @@ class PostVectors:
         """
         with trace.stage("decode"):
             good = [content for content in contents if isinstance(content, Content)]
-            coming = iter(self.start(good, check=trace.left))
+            coming = iter(self.start(good, check=trace.left, until=trace.until))
         with trace.stage("encode"):
             encoded = [
                 one if isinstance(one, MmrecError) else settled(partial(trace.wait, next(coming))) for one in contents
@@ -178,21 +197,23 @@ class PostVectors:
         """Finish what is being decoded, then stop."""
         self._helpers.close()
 
-    def _promise(self, content: Content, key: str, claims: list[_Claim]) -> Future[Encoded]:
+    def _promise(self, content: Content, key: str, claims: list[_Claim], until: float) -> Future[Encoded]:
         """Return what will hold a post's vector; where nobody else has claimed it, claim it."""
-        promise: Future[Encoded] = Future()
+        claim = _Claim(content, key, Future(), until)
         with self._lock:
             kept, coming = self._kept.get(key), self._coming.get(key)
-            if kept is not None:
-                self._kept.move_to_end(key)
-                promise.set_result(kept)
-            if kept is not None or coming is not None:
-                self.hits += 1
-                return coming or promise
-            self.misses += 1
-            self._coming[key] = promise
-        claims.append(_Claim(content, key, promise))
-        return promise
+            if kept is None and coming is None:
+                self.misses += 1
+                self._coming[key] = claim
+                claims.append(claim)
+                return claim.promise
+            self.hits += 1
+            if kept is None and coming is not None:
+                coming.until = max(coming.until, until)
+                return coming.promise
+            self._kept.move_to_end(key)
+        claim.promise.set_result(kept)
+        return claim.promise
 
     def _decoded(self, check: Callable[[], object], claim: _Claim) -> _Readable | Exception:
         """Decode a post, or return the error of one that cannot be read."""

@@ -91,7 +91,7 @@ class Resolver:
         if not contents:
             return [entry for entry in read if isinstance(entry, Resolved)]
         with trace.stage("decode"):
-            coming = iter(self._posts.start(contents, check=trace.left))
+            coming = iter(self._posts.start(contents, check=trace.left, until=trace.until))
         return [entry if isinstance(entry, Resolved) else (entry[0], next(coming)) for entry in read]
 
     def finish(self, started: Sequence[Started], trace: Trace) -> list[Resolved]:

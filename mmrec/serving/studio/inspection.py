@@ -90,7 +90,7 @@ class Inspection:
     def _encoded(self, contents: Sequence[Content], trace: Trace) -> list[Encoded]:
         """Encode posts, without counting them among those that callers brought."""
         with trace.stage("decode"):
-            coming = self._service.posts.start(contents, check=trace.left)
+            coming = self._service.posts.start(contents, check=trace.left, until=trace.until)
         with trace.stage("encode"):
             return [trace.wait(future) for future in coming]
 

@@ -8,8 +8,11 @@ import re
 
 import pytest
 
+from mmrec.serving.answers.about import About
 from mmrec.serving.http.request_log import RequestLog
-from tests.serving.served import Serve, Server, in_base64, picture
+from mmrec.serving.problems import ProblemError
+from mmrec.serving.trace import Trace
+from tests.serving.served import Serve, Server, in_base64, picture, trace
 from tests.tiny_run import NUM_ITEMS, NUM_USERS
 
 
@@ -20,6 +23,25 @@ class TestHealth:
         assert server.batches == [1, 1, 1, 1], "a post and a user each time, never from the cache"
         assert len(server.service.posts) == 0
         assert server.get("/health/live")["status"] == "live"
+
+    def test_a_crowd_makes_the_model_work_twice_at_most(self, server: Server) -> None:
+        about, came = About(server.service), [trace() for _ in range(5)]
+        assert {about.ready(one).request_id for one in came} == {one.request_id for one in came}
+        assert server.batches == [1, 1], "a post and a user: all came before the first check began"
+        about.ready(trace())
+        assert server.batches == [1, 1] * 2
+
+    def test_a_crowd_learns_how_the_check_ended(self, server: Server) -> None:
+        about, came = About(server.service), [trace() for _ in range(3)]
+        server.service.worker.close()
+        for one in came:
+            with pytest.raises(ProblemError, match="is stopping"):
+                about.ready(one)
+
+    def test_a_call_that_waited_too_long_encodes_nothing(self, server: Server) -> None:
+        with pytest.raises(ProblemError, match="within 0 seconds"):
+            About(server.service).ready(Trace("ready", seconds=0.0))
+        assert server.batches == []
 
     def test_not_ready_when_the_model_fails(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(posts: object) -> None:
@@ -39,7 +61,7 @@ class TestHealth:
         assert (answer["items"], answer["published"], answer["users"]) == (NUM_ITEMS, 0, NUM_USERS)
         assert answer["modalities"] == ["text", "image", "item_id"]
         assert {"colour", "price", "stock"} <= set(answer["attributes"])  # type: ignore[call-overload]
-        assert answer["run"] == "tiny"
+        assert (answer["run"], answer["vectors"], answer["index"]) == ("tiny", "vectors", "faiss flat")
 
     def test_an_item_of_the_catalogue(self, server: Server) -> None:
         item = server.get("/v1/items/p04")

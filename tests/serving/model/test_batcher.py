@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,24 @@ def test_a_batch_costs_no_more_than_the_budget() -> None:
     assert [future.result(5) for future in (first, *futures)] == [2, 10, 10, 6, 50, 8, 2, 2, 2, 2]
     batcher.close()
     assert run.batches == [1, 2, 1, 1, 4, 1], "of 1, of 5 + 5, of 3, of 25 alone, of four at the most"
+
+
+def test_what_nobody_waits_for_any_more_is_not_done() -> None:
+    run = Doubler(held=True)
+    batcher = run.batcher(most=2, seconds=0.0)
+    first = batcher.submit(1)
+    while batcher.depth:  # until the thread holds it
+        pass
+    ends = {2: 0.0, 3: math.inf, 4: 0.0, 5: 0.0, 6: math.inf}
+    futures = {job: batcher.submit(job, until=lambda job=job: ends[job]) for job in ends}  # type: ignore[misc]
+    ends[5] = math.inf  # somebody else has come to wait for it
+    run.go.set()
+    assert [future.result(5) for future in (first, futures[3], futures[5], futures[6])] == [2, 6, 10, 12]
+    for job in (2, 4):
+        with pytest.raises(ProblemError, match="a turn in time"):
+            futures[job].result(5)
+    batcher.close()
+    assert sum(run.batches) == 4
 
 
 def test_a_batch_that_costs_enough_waits_for_no_more() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from mmrec.inference.posts import DecodedPost, Post, decode_post
 from mmrec.preprocessing.pictures import PictureError
 from mmrec.search.index import Vectors
 from mmrec.serving.limits import Limits
+from mmrec.serving.model.batcher import Until
 from mmrec.serving.posts.post_vectors import Content, Encoded, PostVectors
 from mmrec.serving.problems import ProblemError
 from mmrec.serving.trace import Trace
@@ -27,10 +29,14 @@ class Encoder:
     def __init__(self) -> None:
         self.sent: list[list[str | None]] = []
         self.full = False
+        self.held: list[Until] | None = None
 
-    def __call__(self, posts: Sequence[DecodedPost]) -> list[Future[Vectors]]:
+    def __call__(self, posts: Sequence[DecodedPost], *, until: Sequence[Until] | None = None) -> list[Future[Vectors]]:
         if self.full:
             raise ProblemError(429, "room", got="none")
+        if self.held is not None:
+            self.held += until or []
+            return [Future() for _ in posts]
         self.sent.append([post.caption for post in posts])
         futures: list[Future[Vectors]] = [Future() for _ in posts]
         for post, future in zip(posts, futures, strict=True):
@@ -75,6 +81,16 @@ def test_a_post_that_cannot_be_read_spoils_no_other(encoder: Encoder, posts: Pos
     assert isinstance(other, PictureError)
     assert isinstance(good, Encoded)
     assert encoder.sent == [["ccc"]]
+
+
+def test_a_post_is_wanted_as_long_as_anybody_waits_for_it(encoder: Encoder, posts: PostVectors) -> None:
+    encoder.held = []
+    (first,) = posts.start([words("a")], until=5.0)
+    assert [until() for until in encoder.held] == [5.0]
+    assert posts.start([words("a")], until=9.0) == posts.start([words("a")], until=7.0) == [first]
+    assert [until() for until in encoder.held] == [9.0]
+    posts.start([words("bb")])
+    assert [until() for until in encoder.held] == [9.0, math.inf]
 
 
 def test_pictures_of_a_request_are_decoded_beside_each_other(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
