@@ -85,11 +85,10 @@ def test_probes_and_scrapes_ask_what_is_there(serve: Serve) -> None:
         assert client.get(str(at(asked, "path"))).status_code == 200
         assert at(asked, "port") == "http"
     assert at(manifest("Service"), "spec", "ports", 0, "targetPort") == "http"
-    notes = at(manifest("Deployment"), "spec", "template", "metadata", "annotations")
-    assert client.get(str(at(notes, "prometheus.io/path"))).status_code == 200
-    assert at(notes, "prometheus.io/port") == str(ports["http"])
-    scrape = at(documents(DEPLOY / "prometheus" / "prometheus.yaml")[0], "scrape_configs", 0)
-    assert client.get(str(at(scrape, "metrics_path"))).status_code == 200
+    for name in ("prometheus.yaml", "kubernetes.yaml"):
+        scrape = at(documents(DEPLOY / "prometheus" / name)[0], "scrape_configs", 0)
+        assert client.get(str(at(scrape, "metrics_path"))).status_code == 200
+        assert f'up{{job="{at(scrape, "job_name")}"}}' in expressions()["alert MmrecDown"]
     text = (DEPLOY / "Containerfile").read_text()
     (asked_path,) = re.findall(r"http://127\.0\.0\.1:8000(/[a-z/]+)", text)
     assert client.get(asked_path).status_code == 200
@@ -117,6 +116,19 @@ def test_every_metric_and_label_of_a_rule_or_panel_is_on_metrics(serve: Serve, m
     scaled = at(manifest("HorizontalPodAutoscaler"), "spec", "metrics", 0, "pods", "metric", "name")
     assert scaled == at(adapter, "name", "as") == "mmrec_queue_depth"
     assert scaled in there
+
+
+def test_scrapes_find_the_pods_and_label_them_for_the_adapter() -> None:
+    rules: list[Tree] = at(
+        documents(DEPLOY / "prometheus" / "kubernetes.yaml")[0], "scrape_configs", 0, "relabel_configs"
+    )  # type: ignore[assignment]
+    kept = {rule["source_labels"][0]: rule["regex"] for rule in rules if rule.get("action") == "keep"}  # type: ignore[index]
+    labels = at(manifest("Deployment"), "spec", "template", "metadata", "labels")
+    assert kept["__meta_kubernetes_pod_label_app_kubernetes_io_name"] == at(labels, "app.kubernetes.io/name")
+    assert kept["__meta_kubernetes_pod_container_port_name"] in {port["name"] for port in container()["ports"]}  # type: ignore[attr-defined]
+    adapter = at(documents(DEPLOY / "prometheus" / "adapter.yaml")[0], "rules", "custom", 0)
+    needed = set(re.findall(r'(\w+)!=""', str(at(adapter, "seriesQuery"))))
+    assert needed == {rule["target_label"] for rule in rules if "target_label" in rule}
 
 
 def test_expressions_are_promql() -> None:
