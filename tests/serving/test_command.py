@@ -94,6 +94,30 @@ def processes() -> Iterator[list[Process]]:
             one.process.wait()
 
 
+def ended_amid_a_request(process: Process, bearer: dict[str, str]) -> int:
+    """Tell a service to end between two halves of a request, and return the status of the answer."""
+    body = json.dumps({"history": ["p01"], "candidates": ["p02", {"caption": "red scarf"}]}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=PATIENCE)
+    connection.putrequest("POST", "/v1/score")
+    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **bearer}.items():
+        connection.putheader(name, value)
+    connection.endheaders(body[:10])
+    other = urllib.request.Request(f"http://127.0.0.1:{process.port}/metrics", headers=bearer)
+    until = time.monotonic() + PATIENCE
+    while b"\nmmrec_requests_in_work 1.0" not in urllib.request.urlopen(other, timeout=PATIENCE).read():
+        assert time.monotonic() < until, "the request did not begin"
+    process.process.send_signal(signal.SIGTERM)
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", process.port), timeout=PATIENCE).close()
+        except OSError:  # it takes no more
+            break
+    connection.send(body[10:])
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
 def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(
     tiny_run: Path, served_vectors: Path, tmp_path: Path, processes: list[Process]
 ) -> None:
@@ -138,6 +162,7 @@ def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(
     answer = second.ask("POST", "/v1/recommend", {"user_id": "newcomer", "k": 500}, **bearer)
     assert answer["user"] == {"kind": "known", "history_length": 8, "unused": []}, "8: train.history_length"
     assert set(acknowledged) <= {row["item_id"] for row in answer["results"]}  # type: ignore[attr-defined]
+    assert ended_amid_a_request(second, bearer) == 200, "what was begun is finished"
     assert second.end(signal.SIGTERM) in {0, -signal.SIGTERM}
     assert "Traceback" not in second.errors()
     assert "newcomer" not in second.errors()

@@ -54,13 +54,19 @@ def carry_over(
     Raises:
         StoreFailureError: the store cannot be read, or keeps nothing.
     """
-    carried, stale, last = Carried(), list[tuple[int, StoredPost]](), 0
+    carried, stale, last, left = Carried(), list[tuple[int, StoredPost]](), 0, 0
     for number, stored in service.changes.new():
         last = number
         if stored.deleted or stored.model_hash == service.model_hash:
             carried += Carried(offered=int(service.changes.apply(number, stored) and not stored.deleted))
         elif not has(number, stored.item_id):
             stale.append((number, stored))
+        else:
+            left += 1
+    if left:
+        notify(
+            f"{left} published posts are taken from the export, which has their ids; publish one again to replace that"
+        )
     if stale:
         notify(f"{len(stale)} published posts are encoded again, by another model than before")
     for start in range(0, len(stale), _AT_ONCE):

@@ -137,6 +137,19 @@ class TestRestart:
         assert models["new-1"] == second.service.model_hash
 
 
+def test_it_is_told_what_the_export_supersedes(server: Server) -> None:
+    old, told = server.service, list[str]()
+    for item_id in ("p05", "p04", "new"):
+        old.store.put_post(post(server, item_id, model_hash="another"), [])
+    service = Service(Pair(old.recommender, old.items.exported), old.store, limits=LIMITS)
+    restore(service, notify=told.append)
+    service.stop()
+    assert [line.partition(";")[0] for line in told] == [
+        "2 published posts are taken from the export, which has their ids",
+        "1 published posts are encoded again, by another model than before",
+    ]
+
+
 def test_posts_of_another_model_are_offered_without_what_the_export_does_not_have(
     server: Server, tmp_path: Path
 ) -> None:
