@@ -199,8 +199,8 @@ class Train(Settings):
     """Steps between two checkpoints beside the one at each epoch's end; 0 for none."""
     shard_encoders: bool = False
     """Share the live blocks of encoders out among the processes of a training (FSDP2), with their gradients and AdamW's
-    state, where one device cannot hold all four.  Each still loads the weights whole first.  Of a single process no
-    effect."""
+    state, where one device cannot hold all four.  Weights are whole while a batch runs; each process also loads them whole
+    first.  Of a single process no effect."""
     compile: bool = False
     """Have torch.compile translate the live blocks of encoders and the layers of the transformer user encoder as they are
     first run, which takes a compiler and some minutes; never what is frozen.  Results are the same to rounding, so that

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mmrec.batch import ItemBatch, Parts
-from mmrec.contents import IdContent, read_content
+from mmrec.contents import IdContent, TokenStates, read_content
 from mmrec.encoders.base import BlockEncoder, ContentEncoder
 from mmrec.host import on_device
 from mmrec.model.fusion import Fusion
@@ -65,8 +65,8 @@ class ItemEncoder(nn.Module):
             in the backward pass; 0 keeps all.
 
     Attributes:
-        in_step: modalities whose encoder runs in every pass, content or not: all ranks put its sharded blocks together
-            at once.
+        in_step: modalities whose encoder runs in every pass, content or not, in the order of all modalities: all ranks
+            put its sharded blocks together at once.
     """
 
     def __init__(
@@ -161,29 +161,34 @@ class ItemEncoder(nn.Module):
         idle = [p for module in self._idle_modules(parts) for p in module.parameters() if p.requires_grad]
         if self.training and idle:
             vectors = vectors + _zero_weight(idle).to(vectors.dtype)
-        for name in self.in_step:
-            if name not in parts:
-                encoder = cast("BlockEncoder", self.encoders[name])
-                vectors = vectors + 0 * encoder(encoder.blank()).states.sum().to(vectors.dtype)
         return (vectors, *alone)
 
     def _fuse(
         self, parts: Mapping[str, Parts], shown: Mapping[str, Int[Tensor, " rows"]], num_items: int
     ) -> tuple[Tensor, ...]:
         """Return the vectors of all items, shape (items, dim), and those of the items shown from each modality alone."""
+        blanks: list[Tensor] = []
         if self.assembler is None or self.fusion is None:
             assert self.unknown is not None
             (no_id,) = on_device(self.unknown.device, ~presence(parts, (ITEM_ID,), num_items))
             tokens, alone, vectors = None, [], no_id * self.unknown
         else:
             content = {name: parts[name] for name in self.modalities if name in parts}
-            encoded = {name: self.encoder(name)(read_content(part.content)) for name, part in content.items()}
+            encoded: dict[str, TokenStates] = {}
+            for name in self.modalities:
+                if name in content:
+                    encoded[name] = self.encoder(name)(read_content(content[name].content))
+                elif name in self.in_step:
+                    encoder = cast("BlockEncoder", self.encoders[name])
+                    blanks.append(encoder(encoder.blank()).states)
             tokens = self.assembler(content, encoded, num_items=num_items)
             views = [tokens.view(rows, modality=self.modalities.index(name)) for name, rows in shown.items()]
             fused = self.fusion(tokens.joined(views))
             vectors, *alone = torch.split(fused, [len(part) for part in (tokens, *views)])
         if ITEM_ID in parts:
             vectors = vectors + self._id_residual(parts[ITEM_ID], tokens, num_items=num_items)
+        for states in blanks:
+            vectors = vectors + 0 * states.sum().to(vectors.dtype)
         return (vectors, *alone)
 
     def _fuse_in_turn(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from mmrec.batch import ModelOutput
@@ -46,7 +47,7 @@ from mmrec.training.profiler import (
 )
 from mmrec.training.progress import Progress
 from mmrec.training.ranks import Ranks
-from mmrec.training.sharding import clip_gradients
+from mmrec.training.sharding import clip_gradients, put_away, sharded_blocks
 from mmrec.training.tracking import Tracker
 from mmrec.training.transfer import SentBatch, send_ahead
 
@@ -139,6 +140,7 @@ def train(
             interrupt=interrupt,
             profiler=profiler or NoProfiler(),
             progress=Progress(batches_per_epoch=len(loader)),
+            sharded=sharded_blocks(model),
         )
         training.begin(resume=resume, warn=warn)
         try:
@@ -175,6 +177,7 @@ class _Training:
     interrupt: Interrupt
     profiler: Profiler
     progress: Progress
+    sharded: Sequence[FSDPModule]
     bank: Tensor | None = None
     asked_to_stop: bool = False
     clock: Clock = field(default_factory=Clock)
@@ -259,6 +262,7 @@ class _Training:
             )
         if batch.num_targets == 0 or not self._accumulate(sent):
             state.skipped_batches += 1
+        put_away(self.sharded)
         state.batch += 1
         if state.batch % settings.accumulate and state.batch < len(self.loader):
             return None

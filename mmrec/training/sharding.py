@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
@@ -22,14 +22,29 @@ from mmrec.training.ranks import Ranks
 def shard_blocks(blocks: Iterable[nn.Module], ranks: Ranks) -> None:
     """Share out the weights of each block; every rank must from now on run the same blocks in the same order.
 
-    Gradients are sums over the ranks, as those of whole parameters are.
+    How often it runs one in a pass is its own affair: the first run puts the block together, and it stays whole until
+    :func:`put_away`, which is due on all ranks after each backward pass.  Gradients are sums over the ranks, as those of
+    whole parameters are.
     """
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     for block in blocks:
-        sharded = fully_shard(block, mesh=mesh)
+        sharded = fully_shard(block, mesh=mesh, reshard_after_forward=False)
+        # Otherwise a block would be put together anew in the backward pass of each of its runs.
+        sharded.set_reshard_after_backward(False)
         sharded.set_gradient_divide_factor(1.0)
         # Not every backend can divide while it adds up.
         sharded.set_force_sum_reduction_for_comms(True)
+
+
+def sharded_blocks(model: nn.Module) -> list[FSDPModule]:
+    """Return the blocks of a model that :func:`shard_blocks` shared out."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def put_away(blocks: Iterable[FSDPModule]) -> None:
+    """Leave this rank its share of the blocks' weights, which the optimiser changes; the next pass puts them together."""
+    for block in blocks:
+        block.reshard()
 
 
 def is_sharded(tensor: Tensor | None) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmrec.batch import ItemBatch
+from mmrec.contents import TokenStates
 from mmrec.model.fusion import BottleneckFusion
 from mmrec.model.item_encoder import FrequencyGate, ItemEncoder
 from tests.model.samples import DIM, POSTS, Post, TinyId, TinyImage, TinyText, item_batch, item_encoder, randomise
@@ -119,6 +120,29 @@ class TestDropout:
         torch.testing.assert_close(
             encoder(item_batch([Post(caption=(1, 2))])), encoder.eval()(item_batch([Post(caption=(1, 2))]))
         )
+
+
+@pytest.mark.parametrize("post", [POSTS[0], POSTS[1], POSTS[2], POSTS[6]])
+def test_modalities_in_step_run_in_one_order_whatever_a_batch_lacks(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, order = item_encoder().train(), []
+    expected = encoder(item_batch([post]))
+    full = item_batch(POSTS[:1])
+    for name in ("text", "image"):
+        part = encoder.encoders[name]
+        monkeypatch.setattr(part, "blank", lambda name=name: full.parts[name].content, raising=False)
+
+        def note(_: nn.Module, __: object, tokens: TokenStates, name: str = name) -> None:
+            order.append(name)
+            tokens.states.register_hook(lambda _: order.append(f"{name} back"))
+
+        part.register_forward_hook(note)
+    encoder.in_step = ("text", "image")
+    vectors = encoder(item_batch([post]))
+    vectors.sum().backward()
+    assert order == ["text", "image", "image back", "text back"]
+    torch.testing.assert_close(vectors, expected)
 
 
 class TestViews:

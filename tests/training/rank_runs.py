@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from mmrec.assembly import Assembly, assemble, choose_device
+from mmrec.batch import ItemBatch, Parts
 from mmrec.build_training import build_loader, build_loss
 from mmrec.commands.train import check_settings, train_run, training_ids
 from mmrec.config import Config
 from mmrec.config_file import load_config
+from mmrec.encoders import buckets
+from mmrec.model.item_encoder import ItemEncoder
 from mmrec.training.accelerator import open_accelerator
 from mmrec.training.loop import _Training
 from mmrec.training.loss import LossTerms
@@ -43,6 +46,8 @@ IMPORTED_LATE = (
 )
 """What a training imports when it first needs it: once here, or again in every fork (half of what a fork did)."""
 RANKS = 2
+PATIENCE = 100
+"""Seconds after which a rank that waits for another dies (SIGALRM): it must not outlive the test."""
 KILLED_AT = 4
 STEP_USERS = 19
 """Of 20 users: a batch of 19, and one of a single user, whom only one of two ranks gets."""
@@ -75,6 +80,7 @@ class Pair:
         if child:
             return child
         code = 1
+        signal.alarm(PATIENCE)
         try:
             if ranks > 1:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
@@ -183,6 +189,37 @@ def _step(
     return terms, len(batch.items), gradients, len(batch.users)
 
 
+def caption_by_caption(out: Path) -> None:
+    """Let the first rank run each caption by itself, the other all of a batch at once; write how many runs a batch took."""
+    if rank_here() == 0:
+        buckets.TOKENS_AT_ONCE = 1
+    plan, runs = buckets.plan_buckets, []
+
+    def counted(*args: object, **settings: object) -> object:
+        runs.append(len(planned := plan(*args, **settings)))  # type: ignore[arg-type]
+        (out / f"runs-{rank_here()}.json").write_text(json.dumps(runs))
+        return planned
+
+    buckets.plan_buckets = counted  # type: ignore[assignment]
+
+
+def hide_first_modality() -> None:
+    """Let the items of the second rank's shares of batches lack the modality that is encoded first."""
+    visible = ItemEncoder._visible_parts
+
+    def hidden(self: ItemEncoder, items: ItemBatch) -> dict[str, Parts]:
+        first = self.modalities[0]
+        return {name: part for name, part in visible(self, items).items() if not self.training or name != first}
+
+    if rank_here() == 1:
+        ItemEncoder._visible_parts = hidden  # type: ignore[method-assign]
+
+
+def rank_here() -> int:
+    """Return this process's rank."""
+    return int(os.environ["RANK"])
+
+
 def at_batch(number: int, *, rank: int, act: Callable[[], None]) -> None:
     """Let one rank do something in the middle of its ``number``-th batch (from 1)."""
     accumulate, calls = _Training._accumulate, 0
@@ -210,12 +247,15 @@ def main(folder: Path, feed: Path, config: Config) -> None:
     def training(out: str, settings: Config, *, resume: bool = False) -> Callable[[], object]:
         return lambda: train_run(settings, feed=feed, out=folder / out, resume=resume, device="cpu")
 
-    def sabotaged(out: str, act: Callable[[], None], *, rank: int, settings: Config = config) -> Callable[[], object]:
+    def prepared(out: str, prepare: Callable[[], None], *, settings: Config) -> Callable[[], object]:
         def start() -> None:
-            at_batch(KILLED_AT, rank=rank, act=act)
+            prepare()
             training(out, settings)()
 
         return start
+
+    def sabotaged(out: str, act: Callable[[], None], *, rank: int, settings: Config = config) -> Callable[[], object]:
+        return prepared(out, lambda: at_batch(KILLED_AT, rank=rank, act=act), settings=settings)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -238,6 +278,12 @@ def main(folder: Path, feed: Path, config: Config) -> None:
         pair(sabotaged("sharded_interrupted", press, rank=1, settings=shared)),
         pair(training("sharded_interrupted", shared, resume=True)),
     ]
+    endings["caption_by_caption"] = [
+        pair(prepared("caption_by_caption", lambda: caption_by_caption(folder), settings=shared))
+    ]
+    for name, settings in (("hidden", live), ("hidden_sharded", shared)):
+        brief = changed(settings, train={"epochs": 1})
+        endings[name] = [pair(prepared(name, hide_first_modality, settings=brief))]
     endings["fewer"] = [
         pair(sabotaged("fewer", press, rank=0, settings=plain)),
         pair(training("fewer", plain, resume=True), ranks=1),

@@ -103,6 +103,27 @@ def test_sharded_encoders_train_alike(runs: Path) -> None:
         assert torch.equal(resumed[name], sharded[name]), name
 
 
+def test_sharded_blocks_run_as_often_as_each_rank_needs(runs: Path) -> None:
+    assert read_json(runs / "endings.json")["caption_by_caption"] == [["finished", "finished"]], complaints(runs)
+    first, second = (json.loads((runs / f"runs-{rank}.json").read_text()) for rank in (0, 1))
+    assert min(first) > 1
+    assert max(second) == 1
+    alone, sharded = weights(runs / "live"), weights(runs / "caption_by_caption")
+    assert alone.keys() == sharded.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rank_that_lacks_a_modality_keeps_in_step(runs: Path) -> None:
+    endings = read_json(runs / "endings.json")
+    assert [endings[name] for name in ("hidden", "hidden_sharded")] == [[["finished", "finished"]]] * 2, complaints(
+        runs
+    )
+    whole, sharded = weights(runs / "hidden"), weights(runs / "hidden_sharded")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 def test_a_run_goes_on_with_fewer_processes(runs: Path) -> None:
     endings = read_json(runs / "endings.json")
     assert endings["fewer"] == [["interrupted", "interrupted"], ["finished"]]
