@@ -126,7 +126,12 @@ def test_the_service_stands_apart_and_its_logic_knows_no_http() -> None:
             "mmrec.serving.http.openapi",
             "mmrec.serving.http.studio_routes",
         },
-        "starlette": {"mmrec.serving.http.app", "mmrec.serving.http.door", "mmrec.serving.http.studio_routes"},
+        "starlette": {
+            "mmrec.serving.http.app",
+            "mmrec.serving.http.door",
+            "mmrec.serving.http.id_path",
+            "mmrec.serving.http.studio_routes",
+        },
         "uvicorn": {"mmrec.commands.serving_process", "mmrec.serving.http.http_protocol"},
         "prometheus_client": {"mmrec.serving.figures.metrics", "mmrec.serving.figures.figure_board"},
         "python_multipart": {"mmrec.serving.http.body"},

@@ -56,6 +56,12 @@ class PostContents:
     vocabulary: AttributePreprocessor | None
     trunks: Mapping[str, LiveTrunk]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The modalities that the model reads of new posts."""
+        known = {"text": self.words, "image": self.pixels, "attributes": self.vocabulary}
+        return tuple(name for name, preprocessor in known.items() if preprocessor is not None)
+
     def readable(self, post: DecodedPost, *, attribute_names: Collection[str]) -> tuple[str, ...]:
         """Return the modalities of a post that the model reads.
 
@@ -70,17 +76,15 @@ class PostContents:
             if name not in attribute_names:
                 fix = near_names(name[:80], attribute_names)
                 raise RequestError("an attribute of the feed", got=repr(name[:80]), where="attributes", fix=fix)
-        reads = {"text": self.words, "image": self.pixels, "attributes": self.vocabulary}
-        wanted = [name for name, preprocessor in reads.items() if preprocessor is not None]
-        unread = set(reads) - set(wanted)
+        unread = set[str]()
         if self.vocabulary is not None:
             self.vocabulary.check(post.attributes)
             unread |= set() if self.vocabulary.encode(post.attributes) else {"attributes"}
-        present = tuple(name for name in post.present if name not in unread)
+        present = tuple(name for name in post.present if name in self.reads and name not in unread)
         if not present:
             raise RequestError(
-                f"a post with {' or '.join(wanted)}"
-                if wanted
+                f"a post with {' or '.join(self.reads)}"
+                if self.reads
                 else "an item that training saw: the model knows ids alone",
                 got=f"a new post with {' and '.join(post.present)}",
             )

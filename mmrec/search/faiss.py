@@ -31,6 +31,13 @@ class FaissStore:
         self._index, self._last_scale, self._effort = index, last_scale, effort
 
     @property
+    def kind(self) -> str:
+        """What it searches with."""
+        if isinstance(self._index, faiss.IndexHNSW):
+            return "faiss hnsw"
+        return "faiss flat" if _lists(self._index) is None else "faiss ivfpq"
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return int(self._index.d)

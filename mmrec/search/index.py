@@ -62,6 +62,11 @@ class Store(Protocol):
     """Vectors that can be searched by inner product."""
 
     @property
+    def kind(self) -> str:
+        """What it searches with, such as ``exact`` or ``faiss hnsw``."""
+        ...
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         ...
@@ -119,6 +124,11 @@ class ExactStore:
 
     def __init__(self, vectors: VectorRows) -> None:
         self._vectors = vectors
+
+    @property
+    def kind(self) -> str:
+        """What it searches with."""
+        return "exact"
 
     @property
     def dim(self) -> int:

@@ -42,6 +42,11 @@ class LanceStore:
         self._dim, self._count = int(table.schema.field(VECTOR).type.list_size), int(table.count_rows())
 
     @property
+    def kind(self) -> str:
+        """What it searches with."""
+        return "lancedb"
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._dim

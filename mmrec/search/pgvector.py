@@ -43,6 +43,11 @@ class PgVectorStore:
         self._count, self._dim = count, dim
 
     @property
+    def kind(self) -> str:
+        """What it searches with."""
+        return "postgres"
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._dim

@@ -38,6 +38,11 @@ class QdrantVectors:
         self._count, self._dim = count, dim
 
     @property
+    def kind(self) -> str:
+        """What it searches with."""
+        return "qdrant"
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._dim

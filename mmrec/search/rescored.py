@@ -24,6 +24,11 @@ class RescoredStore:
         self._store, self._vectors, self._factor, self._least = store, vectors, factor, least
 
     @property
+    def kind(self) -> str:
+        """What it searches with."""
+        return self._store.kind
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._store.dim

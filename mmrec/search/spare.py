@@ -23,6 +23,11 @@ class SpareStore:
         self._failing, self._lock = False, threading.Lock()
 
     @property
+    def kind(self) -> str:
+        """What it searches with at the moment."""
+        return f"exact, while {self._store.kind} fails" if self._failing else self._store.kind
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._store.dim

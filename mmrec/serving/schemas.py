@@ -291,6 +291,7 @@ class ModelAnswer(Answer):
     model: str
     run: str
     vectors: str
+    index: str = Field(description="What finds candidates, such as faiss hnsw; exact where every vector is looked at.")
     since: int = Field(description="When it last began to answer, milliseconds since 1970.")
     feed_hash: str
     modalities: list[str]

@@ -7,30 +7,31 @@ from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from mmrec.feed.catalogue import NEVER, Catalogue
 from mmrec.feed.histories import DAY_MS, Histories
 
 RECENT_DAYS = 7
-_KEPT = 2000
 Reason = Literal["popular", "fresh"]
 
 
-def popular_items(catalogue: Catalogue, histories: Histories) -> list[str]:
-    """Return the ids that were chosen most in the last week of the feed (ever, where it has no times), most first."""
+def popular_rows(catalogue: Catalogue, histories: Histories) -> npt.NDArray[np.int64]:
+    """Return the rows that were chosen in the last week of the feed (ever, where it has no times), the most often first."""
     rows = np.asarray(histories.item_rows)
     if histories.has_time and len(rows):
         times = np.asarray(histories.timestamps)
         rows = rows[times > times.max() - RECENT_DAYS * DAY_MS]
     counts = np.bincount(rows, minlength=len(catalogue))
-    order = np.argsort(-counts, kind="stable")[:_KEPT]
-    return [str(item_id) for item_id in catalogue.item_ids[order[counts[order] > 0]]]
+    order = np.argsort(-counts, kind="stable")
+    return order[counts[order] > 0]
 
 
-def fresh_items(catalogue: Catalogue) -> list[str]:
-    """Return the ids of the feed that became candidates last, the newest first."""
-    first = np.where(catalogue.first_seen == NEVER, np.iinfo(np.int64).min, catalogue.first_seen)
-    return [str(item_id) for item_id in catalogue.item_ids[np.argsort(-first, kind="stable")[:_KEPT]]]
+def fresh_rows(catalogue: Catalogue) -> npt.NDArray[np.int64]:
+    """Return the rows of the feed by when they became candidates, the newest first."""
+    # The smallest of all has no negative.
+    first = np.where(catalogue.first_seen == NEVER, np.iinfo(np.int64).min + 1, catalogue.first_seen)
+    return np.argsort(-first, kind="stable")
 
 
 def alternate(popular: Sequence[str], fresh: Sequence[str], *, k: int) -> list[tuple[str, Reason]]:

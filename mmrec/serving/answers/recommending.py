@@ -14,7 +14,7 @@ from mmrec.inference.recommender import Recommender
 from mmrec.model.item_encoder import ITEM_ID
 from mmrec.search.index import Vectors
 from mmrec.serving.answers.askers import Asking
-from mmrec.serving.answers.fallback import alternate, fresh_items, popular_items
+from mmrec.serving.answers.fallback import alternate, fresh_rows, popular_rows
 from mmrec.serving.answers.rerank import UNKNOWN, kept_shares, marginal_order, nearest_posts, pool_size, values_of
 from mmrec.serving.limits import Limits
 from mmrec.serving.posts.live_items import Ask, Hit, Item, LiveItems
@@ -55,8 +55,8 @@ class Recommending:
         assembly = recommender.assembly
         self._modalities = list(assembly.encoders)
         self._first_seen = assembly.catalogue.first_seen
-        self._popular = popular_items(assembly.catalogue, assembly.histories)
-        self._fresh = fresh_items(assembly.catalogue)
+        self._popular = popular_rows(assembly.catalogue, assembly.histories)
+        self._fresh = fresh_rows(assembly.catalogue)
 
     def check(self, request: RecommendRequest) -> None:
         """Refuse what no answer can be given to, before any work.
@@ -129,14 +129,15 @@ class Recommending:
         )
 
     def _for_strangers(self, dropped: frozenset[str], where: str, k: int) -> list[RecommendedItem]:
-        newest = self._items.published.newest(k + len(dropped))
-        lists = [
-            [item_id for item_id in self._items.allowed(ids, where) if item_id not in dropped]
-            for ids in (self._popular, list(dict.fromkeys([*newest, *self._fresh])))
-        ]
+        # Of each list k are enough, whatever the two have in common.
+        popular, fresh = (
+            self._items.first(rows, k=k, where=where, dropped=dropped) for rows in (self._popular, self._fresh)
+        )
+        newest = self._items.newest(k=k, where=where, dropped=dropped)
+        chosen = alternate(popular, list(dict.fromkeys([*newest, *fresh])), k=k)
         return [
             RecommendedItem(item_id=self._items.external(item_id), rank=rank, score=None, reason=reason)
-            for rank, (item_id, reason) in enumerate(alternate(*lists, k=k), start=1)
+            for rank, (item_id, reason) in enumerate(chosen, start=1)
         ]
 
     def _reranked(self, request: RecommendRequest, asking: Asking, hits: Sequence[Hit], trace: Trace) -> Sequence[Hit]:

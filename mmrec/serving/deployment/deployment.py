@@ -139,6 +139,10 @@ class Deployment:
         """Return figures of this moment."""
         return self._current.about.state()
 
+    def reads(self) -> tuple[str, ...]:
+        """Return the modalities that what answers reads of new posts."""
+        return self._current.service.recommender.vectors.contents.reads
+
     def switch(self, to: Active, *, before: Callable[[], None] | None = None) -> Carried:
         """Put a model in the place of what answers, with all that was published; what answered is kept as the previous.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ Step = Literal["loading", "checking", "carrying over", "switching", "done", "fai
 Outcome = Literal["switched", "rolled_back", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("switched", "rolled_back", "failed")
 _CHECK_SECONDS = 120.0
+_STORE_SECONDS = 30.0
+"""Between two tries of what another process chose, where the store failed: each loads a model."""
 _LOG = logging.getLogger("mmrec.serving")
 
 
@@ -86,6 +89,7 @@ class Swaps:
         self._last: Swap | None = None
         self._closing = False
         self._refused: str | None = None
+        self._put_off: tuple[str, float] | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -127,6 +131,10 @@ class Swaps:
         chosen = Choice.recorded(self._store, base=self._base)
         if chosen is None or chosen.token in {self.deployment.current.choice.token, self._refused}:
             return
+        if self._put_off is not None:
+            token, failed = self._put_off
+            if token == chosen.token and time.monotonic() < failed + _STORE_SECONDS:
+                return
         previous = self.deployment.previous
         back = previous is not None and previous.choice.token == chosen.token
         try:
@@ -162,7 +170,10 @@ class Swaps:
             done = self._swapped(swap, record)
         except Exception as error:  # whatever a pair holds, what answers goes on answering
             problem = self._problem(error)
-            self._refused = swap.choice.token
+            if isinstance(error, StoreFailureError):
+                self._put_off = swap.choice.token, time.monotonic()
+            else:
+                self._refused = swap.choice.token
             self._last = replace(self._last or swap, step="failed", problem=str(problem), ended=now_ms())
             self._on_swap("failed")
             self._busy.release()
@@ -195,7 +206,8 @@ class Swaps:
             swap = replace(swap, carried=carry_over(to.service, has=has))
             return self._put(to, swap, record)
         except BaseException:
-            to.retire()
+            if self.deployment.current is not to:
+                to.retire()
             raise
 
     def _put(self, to: Active, swap: Swap, record: bool) -> Swap:
@@ -212,8 +224,8 @@ class Swaps:
         """Save the next start the work; where that fails, it has the work."""
         try:
             keep_vectors(service)
-        except StoreFailureError:
-            _LOG.warning("vectors of published posts could not be kept")
+        except Exception as error:  # the service answers already
+            _LOG.warning("vectors of published posts could not be kept: %s", type(error).__name__)
 
     def _go_on(self, swap: Swap) -> None:
         """Note how far a swap is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from mmrec.errors import MissingExtraError
 from mmrec.serving.answers.about import State
@@ -49,17 +49,24 @@ class Metrics:
         self._posts = Counter("mmrec_posts", "Posts that requests brought along.", ["route"], registry=self._registry)
         self._posts_without = Counter(
             "mmrec_posts_without",
-            "Those of them without something that the model could have read.",
+            "Those of them without something that the model reads.",
             ["route", "modality"],
             registry=self._registry,
         )
+        self._reads: Callable[[], Collection[str]] = lambda: _CONTENT
         self._drift = ScoreDrift()
         self._registry.register(_Scores(self._drift))
         self._in_work = Gauge("mmrec_requests_in_work", "Requests in work or waiting for it.", registry=self._registry)
 
-    def watch(self, state: Callable[[], State]) -> None:
-        """Read further figures off the service whenever somebody asks."""
+    def watch(self, state: Callable[[], State], *, reads: Callable[[], Collection[str]]) -> None:
+        """Read further figures off the service whenever somebody asks.
+
+        Args:
+            state: figures of the moment.
+            reads: the modalities that the model reads of posts.
+        """
         self._registry.register(_Reader(state))
+        self._reads = reads
 
     def on_batch(self, size: int) -> None:
         """Count a batch of the model."""
@@ -85,9 +92,11 @@ class Metrics:
         # A request that was given up may still add stages from its thread.
         for stage, seconds in list(trace.stages.items()):
             self._stages.labels(trace.route, stage).observe(seconds)
-        for present in list(trace.posts):
+        posts = list(trace.posts)
+        read = [modality for modality in _CONTENT if modality in self._reads()] if posts else []
+        for present in posts:
             self._posts.labels(trace.route).inc()
-            for modality in _CONTENT:
+            for modality in read:
                 self._posts_without.labels(trace.route, modality).inc(modality not in present)
         if trace.scores:
             self._drift.add(trace.route, trace.model_hash, list(trace.scores))

@@ -23,6 +23,7 @@ from mmrec.serving.http.body import validated
 from mmrec.serving.http.bulk_routes import add_bulk
 from mmrec.serving.http.docs_page import HEADERS, docs_page
 from mmrec.serving.http.door import Door, Entrance, plain_problem
+from mmrec.serving.http.id_path import ITEM
 from mmrec.serving.http.keys import KeyRing
 from mmrec.serving.http.openapi import describe
 from mmrec.serving.http.recent_problems import RecentProblems
@@ -63,7 +64,7 @@ def build_app(
     metrics = metrics or Metrics()
     deployment = Deployment(service, choice=UNCHOSEN if models is None else models.choice)
     swaps = None if models is None else Swaps(deployment, models, on_swap=metrics.on_swap)
-    metrics.watch(deployment.state)
+    metrics.watch(deployment.state, reads=deployment.reads)
     if follower is not None:
         follower.add(deployment.follow)
         if swaps is not None:
@@ -92,7 +93,7 @@ def build_app(
     )
     app.add_exception_handler(HTTPException, _no_route)
     _add_questions(app, door, deployment)
-    _add_writes(app, door, deployment)
+    _add_feedback(app, door, deployment)
     add_bulk(app, door, deployment)
     _add_health(app, door, deployment, metrics)
     if swaps is not None:
@@ -100,6 +101,8 @@ def build_app(
         _add_models(app, door, Admin(swaps))
     if studio:
         add_studio(app, door, deployment, recent, keys_needed=keys is not None)
+    # After all that go on below it: this path takes whatever begins like an item's.
+    _add_items(app, door, deployment)
     describe(app)
     _add_description(app)
     return app
@@ -124,13 +127,7 @@ def _add_questions(app: FastAPI, door: Door, deployment: Deployment) -> None:
         take = deployment.reading(lambda now: now.service.search)
         return await door.answer(request, "search", "read", asked(_kind(request), schemas.SearchRequest, take))
 
-    @app.get("/v1/items/{item_id}", responses=answers(schemas.ItemAnswer))
-    async def item(request: Request, item_id: str) -> Response:
-        """Return an item as it is known now."""
-        find = deployment.reading(lambda now: now.about.item)
-        return await door.answer(request, "item", "read", told(lambda trace: find(path_id(item_id), trace)))
-
-    @app.get("/v1/items/{item_id}/similar", responses=answers(schemas.SearchAnswer))
+    @app.get(f"{ITEM}/similar", responses=answers(schemas.SearchAnswer))
     async def similar(request: Request, item_id: str) -> Response:
         """Return items near one item; ``k`` and ``where`` in the query."""
         query, find = dict(request.query_params), deployment.reading(lambda now: now.service.similar)
@@ -146,23 +143,7 @@ def _add_questions(app: FastAPI, door: Door, deployment: Deployment) -> None:
         return await door.answer(request, "model", "read", told(deployment.reading(lambda now: now.model)))
 
 
-def _add_writes(app: FastAPI, door: Door, deployment: Deployment) -> None:
-    @app.put("/v1/items/{item_id}", responses=answers(schemas.PublishAnswer))
-    async def publish(request: Request, item_id: str) -> Response:
-        """Take a post in: durable, recommended and searched from the answer on."""
-        put = deployment.writing(lambda now: now.publishing.publish)
-
-        def take(body: schemas.PublishRequest, parts: Parts, trace: Trace) -> BaseModel:
-            return put(path_id(item_id), body, parts, trace)
-
-        return await door.answer(request, "publish", "write", asked(_kind(request), schemas.PublishRequest, take))
-
-    @app.delete("/v1/items/{item_id}", responses=answers(schemas.DeleteAnswer))
-    async def delete(request: Request, item_id: str) -> Response:
-        """Take a post back."""
-        remove = deployment.writing(lambda now: now.publishing.delete)
-        return await door.answer(request, "delete", "write", told(lambda trace: remove(path_id(item_id), trace)))
-
+def _add_feedback(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.post("/v1/feedback", responses=answers(schemas.FeedbackAnswer))
     async def feedback(request: Request) -> Response:
         """Append what users did: durable, and known to the next answer."""
@@ -172,6 +153,30 @@ def _add_writes(app: FastAPI, door: Door, deployment: Deployment) -> None:
             return append(body, trace)
 
         return await door.answer(request, "feedback", "write", asked(_kind(request), schemas.FeedbackRequest, take))
+
+
+def _add_items(app: FastAPI, door: Door, deployment: Deployment) -> None:
+    @app.get(ITEM, responses=answers(schemas.ItemAnswer))
+    async def item(request: Request, item_id: str) -> Response:
+        """Return an item as it is known now."""
+        find = deployment.reading(lambda now: now.about.item)
+        return await door.answer(request, "item", "read", told(lambda trace: find(path_id(item_id), trace)))
+
+    @app.put(ITEM, responses=answers(schemas.PublishAnswer))
+    async def publish(request: Request, item_id: str) -> Response:
+        """Take a post in: durable, recommended and searched from the answer on."""
+        put = deployment.writing(lambda now: now.publishing.publish)
+
+        def take(body: schemas.PublishRequest, parts: Parts, trace: Trace) -> BaseModel:
+            return put(path_id(item_id), body, parts, trace)
+
+        return await door.answer(request, "publish", "write", asked(_kind(request), schemas.PublishRequest, take))
+
+    @app.delete(ITEM, responses=answers(schemas.DeleteAnswer))
+    async def delete(request: Request, item_id: str) -> Response:
+        """Take a post back."""
+        remove = deployment.writing(lambda now: now.publishing.delete)
+        return await door.answer(request, "delete", "write", told(lambda trace: remove(path_id(item_id), trace)))
 
 
 def _add_health(app: FastAPI, door: Door, deployment: Deployment, metrics: Metrics) -> None:

@@ -6,6 +6,7 @@ from mmrec.errors import MissingExtraError
 from mmrec.serving.deployment.deployment import Deployment
 from mmrec.serving.http.body import validated
 from mmrec.serving.http.door import Door
+from mmrec.serving.http.id_path import ITEM, USER
 from mmrec.serving.http.recent_problems import RecentProblems
 from mmrec.serving.http.route_work import answers, asked, numbers, path_id, told
 from mmrec.serving.studio import schemas
@@ -72,7 +73,7 @@ def _add_page(app: FastAPI, *, keys_needed: bool) -> None:
 
 def _add_pictures(app: FastAPI, door: Door, deployment: Deployment) -> None:
     @app.get(
-        "/v1/items/{item_id}/image",
+        f"{ITEM}/image",
         responses={200: {"content": {MEDIA_TYPE: {}}, "description": "A JPEG."}, 304: {"description": "Unchanged."}},
     )
     async def image(request: Request, item_id: str) -> Response:
@@ -82,15 +83,15 @@ def _add_pictures(app: FastAPI, door: Door, deployment: Deployment) -> None:
 
         def work(body: bytes, trace: Trace) -> bytes:
             found.append(find(path_id(item_id), known_tags=known))
+            if found[0].data is None:
+                trace.status = 304
             return found[0].data or b""
 
         answer = await door.answer(request, "image", "read", work)
-        if answer.status_code != 200:
-            return answer
-        headers = {"ETag": found[0].tag, "Cache-Control": f"private, max-age={_SECONDS}"}
-        if found[0].data is None:
-            return Response(status_code=304, headers=headers)
-        answer.headers.update({**headers, "Content-Type": MEDIA_TYPE})
+        if answer.status_code in {200, 304}:
+            answer.headers.update(
+                {"ETag": found[0].tag, "Cache-Control": f"private, max-age={_SECONDS}", "Content-Type": MEDIA_TYPE}
+            )
         return answer
 
 
@@ -126,7 +127,7 @@ def _add_people(app: FastAPI, door: Door, deployment: Deployment) -> None:
         work = told(lambda trace: find(validated(query, schemas.UsersRequest), trace))
         return await door.answer(request, "users", "read", work)
 
-    @app.get("/v1/users/{user_id}", responses=answers(schemas.UserAnswer))
+    @app.get(USER, responses=answers(schemas.UserAnswer))
     async def user(request: Request, user_id: str) -> Response:
         """Return a user with the most recent ``k`` events, and what the split holds out."""
         query = numbers(dict(request.query_params), "k")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from mmrec.serving.posts.published import Published, PublishedPosts
 from mmrec.serving.schemas import external_id
 
 Scores = npt.NDArray[np.float32]
+_PIECE = 1024
 
 
 class Item(NamedTuple):
@@ -164,20 +168,52 @@ class LiveItems:
             for place in order.tolist()
         ]
 
-    def allowed(self, item_ids: Sequence[str], where: str) -> list[str]:
-        """Return those of some ids that exist and meet some conditions, in the order given.
+    def first(self, rows: Rows, *, k: int, where: str, dropped: frozenset[str]) -> list[str]:
+        """Return the ids of the first k of some rows of the export that are offered, as they are or published over.
+
+        Args:
+            rows: in the order wanted.
+            k: ids wanted.
+            where: conditions on attributes.
+            dropped: ids that must not be among them.
 
         Raises:
             RequestError: conditions that are none.
         """
-        mask, view = self.exported.mask(where), self.published.view()
-        new, kept = self.published.mask(view, where), []
-        for item_id in item_ids:
-            row = self.exported.row_of(item_id)
-            old = row >= 0 and row not in self._hidden and (mask is None or bool(mask[row]))
-            if old or new[view.rows([item_id])].any():
-                kept.append(item_id)
-        return kept
+        mask, hidden = self.exported.mask(where), self._hidden
+        if mask is not None:
+            mask = mask.copy()
+            mask[np.fromiter(hidden, dtype=np.int64)] = True  # whether a post in its place meets them is seen below
+            rows = rows[mask[rows]]
+        view = self.published.view()
+        new = self.published.mask(view, where)
+
+        def offered() -> Iterator[str]:
+            # Orders are as long as the catalogue, and answers short.
+            for start in range(0, len(rows), _PIECE):
+                for row in rows[start : start + _PIECE].tolist():
+                    item_id = self.exported.item_ids[row]
+                    if item_id not in dropped and (row not in hidden or new[view.rows([item_id])].any()):
+                        yield item_id
+
+        return list(islice(offered(), k))
+
+    def newest(self, *, k: int, where: str, dropped: frozenset[str]) -> list[str]:
+        """Return the ids of the k posts that were published last and meet some conditions, the newest first.
+
+        Args:
+            k: ids wanted.
+            where: conditions on attributes.
+            dropped: ids that must not be among them.
+
+        Raises:
+            RequestError: conditions that are none.
+        """
+        view = self.published.view()
+        there = self.published.mask(view, where)
+        there[view.rows(dropped)] = False
+        posts = (view.posts[slot] for slot in np.flatnonzero(there).tolist())
+        return [post.item_id for post in heapq.nlargest(k, posts, key=attrgetter("published_at"))]
 
     def _candidates(self, ask: Ask, k: int) -> Rows:
         """Return the rows of the export that are worth scoring: what the index finds, and what the user had."""

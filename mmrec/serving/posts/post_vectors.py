@@ -202,17 +202,18 @@ class PostVectors:
         claim = _Claim(content, key, Future(), until)
         with self._lock:
             kept, coming = self._kept.get(key), self._coming.get(key)
-            if kept is None and coming is None:
+            if kept is not None:
+                self.hits += 1
+                self._kept.move_to_end(key)
+                claim.promise.set_result(kept)
+            elif coming is not None:
+                self.hits += 1
+                coming.until = max(coming.until, until)
+                return coming.promise
+            else:
                 self.misses += 1
                 self._coming[key] = claim
                 claims.append(claim)
-                return claim.promise
-            self.hits += 1
-            if kept is None and coming is not None:
-                coming.until = max(coming.until, until)
-                return coming.promise
-            self._kept.move_to_end(key)
-        claim.promise.set_result(kept)
         return claim.promise
 
     def _decoded(self, check: Callable[[], object], claim: _Claim) -> _Readable | Exception:

@@ -118,13 +118,6 @@ class PublishedPosts:
             count = len(self._posts)
             return View(self._posts, self._vectors[:count], self._alive[:count], self._slots)
 
-    def newest(self, count: int) -> list[str]:
-        """Return the ids of the posts that were published last, the newest first."""
-        with self._lock:
-            posts = [self._posts[slot] for slot in self._slots.values()]
-        posts.sort(key=lambda post: post.published_at, reverse=True)
-        return [post.item_id for post in posts[:count]]
-
     def mask(self, view: View, where: str) -> Mask:
         """Return which posts of a view are there and meet some conditions, shape (posts,).
 

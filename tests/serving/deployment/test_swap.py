@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mmrec.serving.answers.service import Service
+from mmrec.serving.deployment import swapping
 from mmrec.serving.deployment.choice import Choice, Names, base_of
-from mmrec.serving.deployment.deployment import Deployment
+from mmrec.serving.deployment.deployment import Active, Deployment
 from mmrec.serving.deployment.loading import Loader, load_pair
 from mmrec.serving.deployment.model_folder import ModelFolder, Places
 from mmrec.serving.deployment.swapping import Swaps
@@ -23,6 +24,7 @@ from mmrec.serving.http.keys import KeyRing, create_key
 from mmrec.serving.model.catalogue_index import exported_index
 from mmrec.serving.model.exported import Pair
 from mmrec.serving.stores.sqlite_store import SqliteStore
+from mmrec.serving.stores.store import StoreFailureError
 from tests.serving.served import LIMITS, Serve, Server, in_base64, picture
 
 SCARF = {"caption": "an unheard-of crimson scarf", "image": in_base64(picture(1)), "attributes": {"colour": "red"}}
@@ -238,6 +240,33 @@ def test_a_pair_that_breaks_the_program_leaves_the_old_one_answering(
     admin(server, "model", CONTENT)
 
 
+def test_a_fault_after_the_switch_ends_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The swap is over by then: what answers goes on, whatever becomes of the rest."""
+
+    def fail(*given: object) -> None:
+        raise ZeroDivisionError
+
+    server.put("new-1", SCARF)
+    monkeypatch.setattr(swapping, "keep_vectors", fail)
+    assert admin(server, "model", CONTENT)["swap"]["step"] == "done"
+    assert finds(server, "new-1", SCARF)
+    monkeypatch.undo()
+    admin(server, "rollback", {})
+    retire, retired = Active.retire, list[Active]()
+
+    def fail_at_first(active: Active) -> None:
+        retire(active)
+        retired.append(active)
+        if len(retired) == 1:  # the oldest, which is let go of
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Active, "retire", fail_at_first)
+    admin(server, "model", CONTENT, 500)
+    monkeypatch.undo()
+    assert server.get("/v1/model")["run"] == "content"
+    assert server.get("/health/ready")["status"] == "ready"
+
+
 def test_only_where_enabled_and_with_a_key_of_scope_admin(serve: Serve, models: Path, tmp_path: Path) -> None:
     closed = serve("closed")
     for method, path in (("GET", "model"), ("POST", "model"), ("POST", "rollback")):
@@ -328,21 +357,61 @@ class TestRestart:
         assert any("gone" in note and "cannot be loaded" in note for note in notes)
 
     def test_other_processes_follow(self, loader: Loader) -> None:
+        swaps, outcomes, given = self.following(loader)
+        store = swaps.deployment.current.service.store
+        assert self.follow(swaps) == "tiny", "nothing was chosen"
+        Choice(Names("content", "content-vectors"), "a", given.base).record(store)
+        assert self.follow(swaps) == "content"
+        given.record(store)
+        assert self.follow(swaps) == "tiny", "the one before"
+        Choice(Names("torn", "content-vectors"), "b", given.base).record(store)
+        assert self.follow(swaps) == self.follow(swaps) == "tiny", "tried once"
+        assert outcomes == ["switched", "rolled_back", "failed"]
+
+    def test_they_try_again_where_the_store_failed_but_not_at_once(
+        self, loader: Loader, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        swaps, outcomes, given = self.following(loader)
+
+        def fail(*arguments: object, **named: object) -> None:
+            raise StoreFailureError("away")
+
+        Choice(Names("content", "content-vectors"), "a", given.base).record(swaps.deployment.current.service.store)
+        with monkeypatch.context() as patched:
+            patched.setattr(swapping, "carry_over", fail)
+            assert self.follow(swaps) == "tiny"
+        assert self.follow(swaps) == self.follow(swaps) == "tiny"
+        assert outcomes == ["failed"], "each try loads a model"
+        monkeypatch.setattr(swapping, "_STORE_SECONDS", 0.0)
+        assert self.follow(swaps) == "content"
+        assert outcomes == ["failed", "switched"]
+
+    def test_another_choice_need_not_wait(self, loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+        swaps, outcomes, given = self.following(loader)
+
+        def fail(*arguments: object, **named: object) -> None:
+            raise StoreFailureError("away")
+
+        for token, run in (("a", "tiny"), ("b", "content")):
+            Choice(Names(run, f"{run}-vectors"), token, given.base).record(swaps.deployment.current.service.store)
+            with monkeypatch.context() as patched:
+                if token == "a":
+                    patched.setattr(swapping, "carry_over", fail)
+                self.follow(swaps)
+        assert outcomes == ["failed", "switched"]
+
+    @staticmethod
+    def following(loader: Loader) -> tuple[Swaps, list[str], Choice]:
+        """What follows other processes, what its swaps came to, and the choice to start with."""
         service, given = loader.first(loader.load(None).store)
         outcomes: list[str] = []
         swaps = Swaps(Deployment(service, choice=given), loader.models(given), on_swap=outcomes.append)  # type: ignore[arg-type]
+        return swaps, outcomes, given
 
-        def follow() -> str:
-            swaps.follow()
-            while swaps.last is not None and swaps.last.ended is None:
-                time.sleep(0.01)
-            return swaps.deployment.current.service.recommender.run.path.name
-
-        assert follow() == "tiny", "nothing was chosen"
-        Choice(Names("content", "content-vectors"), "a", given.base).record(service.store)
-        assert follow() == "content"
-        given.record(service.store)
-        assert follow() == "tiny", "the one before"
-        Choice(Names("torn", "content-vectors"), "b", given.base).record(service.store)
-        assert follow() == follow() == "tiny", "tried once"
-        assert outcomes == ["switched", "rolled_back", "failed"]
+    @staticmethod
+    def follow(swaps: Swaps) -> str:
+        """Have it look once, and return which run answers then."""
+        swaps.follow()
+        while swaps.last is not None and swaps.last.ended is None:
+            time.sleep(0.01)
+        return swaps.deployment.current.service.recommender.run.path.name

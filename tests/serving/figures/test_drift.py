@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmrec.commands.export import export_run
+from mmrec.serving.deployment.loading import load_pair
 from mmrec.serving.figures.drift import REFERENCE, ScoreDrift
-from tests.serving.served import Server, in_base64, picture
+from tests.attribute_run import CAPTION
+from tests.serving.served import Serve, Server, in_base64, picture
 
 
 def test_start_and_now_are_those_of_numpy() -> None:
@@ -73,3 +77,14 @@ def test_the_page_tells_scores_and_posts_by_route(server: Server) -> None:
     best = server.results("recommend", {"user_id": "u01", "k": 3})
     mean = np.mean([float(str(row["score"])) for row in best])
     assert figure(server, 'mmrec_score_mean{of="now",route="recommend"}') == pytest.approx(mean, rel=1e-5)
+
+
+def test_posts_lack_nothing_that_the_model_does_not_read(serve: Serve, attribute_run: Path, tmp_path: Path) -> None:
+    """It knows captions and attributes."""
+    export_run(attribute_run, out=tmp_path / "vectors", users=False, device="cpu")
+    server = serve(of=load_pair(attribute_run, tmp_path / "vectors", device="cpu"))
+    server.put("n1", {"caption": CAPTION})
+    server.put("n2", {"attributes": {"brand": "fir"}, "caption": CAPTION, "image": in_base64(picture(1))})
+    assert figure(server, 'mmrec_posts_total{route="publish"}') == 2
+    assert figure(server, 'mmrec_posts_without_total{modality="text",route="publish"}') == 0
+    assert 'modality="image"' not in server.client.get("/metrics").text

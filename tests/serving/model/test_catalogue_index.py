@@ -64,7 +64,9 @@ class TestExportedIndex:
         assert any("read only" in line for line in said)
         assert isinstance(pair.exported.store, ExactStore)
         body = {"user_id": "u01", "k": 9}
-        assert serve("none", of=pair).results("recommend", body) == serve("whole").results("recommend", body)
+        none, whole = serve("none", of=pair), serve("whole")
+        assert none.results("recommend", body) == whole.results("recommend", body)
+        assert [server.get("/v1/model")["index"] for server in (none, whole)] == ["exact", "faiss flat"]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,7 @@ def test_the_stores_index_answers_like_the_exports(
     pairs = [load_pair(tiny_run, served_vectors, device="cpu", open_index=opener, notify=said.append) for _ in range(2)]
     assert sum("were written" in line for line in said) == 1
     here, there = serve("whole"), serve("stored", of=pairs[1])
+    assert there.get("/v1/model")["index"] == kind
     for where in ("", "colour=red"):
         body = {"user_id": "u01", "k": 9, "where": where}
         wanted = here.results("recommend", body)

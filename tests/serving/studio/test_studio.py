@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +90,20 @@ class TestPictures:
         assert np.abs(shown - given).mean() < 10
         again = server.client.get("/v1/items/p04/image", headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == answer.headers["etag"]
+        assert again.headers["cache-control"] == answer.headers["cache-control"]
         assert server.client.get("/v1/items/p05/image").headers["etag"] != answer.headers["etag"]
+
+    def test_one_that_is_known_already_is_logged_and_counted(
+        self, server: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tag = server.client.get("/v1/items/p04/image").headers["etag"]
+        with caplog.at_level(logging.INFO, logger="mmrec.serving"):
+            again = server.client.get("/v1/items/p04/image", headers={"If-None-Match": tag})
+        (line,) = [json.loads(record.message) for record in caplog.records if record.name == "mmrec.serving.requests"]
+        assert (line["route"], line["status"]) == ("image", 304)
+        assert line["request_id"] == again.headers["x-request-id"]
+        assert 'mmrec_requests_total{route="image",status="304"} 1.0' in server.client.get("/metrics").text
 
     def test_of_a_published_post_made_small(self, server: Server) -> None:
         server.put("new-1", {"image": in_base64(picture(1, height=900, width=600))})

@@ -184,15 +184,50 @@ def test_a_post_is_inspected_published_and_taken_back(studio: Studio, tmp_path: 
         assert page.locator("tbody tr").count() == 8
         cards(page, "Nearest posts")
         studio.shoot(page, "post")
-        page.get_by_label("Id", exact=True).fill("from-the-page")
+        page.get_by_label("Id", exact=True).fill("from/the-page")
         page.get_by_role("button", name="Publish").click()
         page.get_by_text("In what is recommended").wait_for()
         assert re.search(r"not offered\s+rank \d+", page.locator(".facts-table").inner_text())
-        assert studio.service.items.known("from-the-page")
+        assert studio.service.items.known("from/the-page")
         studio.shoot(page, "published")
-        page.get_by_role("button", name="Take it back").click()
-        page.get_by_text("Taken back").wait_for()
-        assert not studio.service.items.known("from-the-page")
+        page.get_by_role("button", name="Take it back", exact=True).click()
+        page.get_by_text("Taken back: it is offered no more.").wait_for()
+        assert not studio.service.items.known("from/the-page")
+
+
+def test_an_id_that_is_taken_is_replaced_only_when_that_is_said_again(studio: Studio) -> None:
+    with opened(studio, studio.open_url, "#/post") as page:
+
+        def publish(caption: str, item_id: str) -> None:
+            page.get_by_label("Caption", exact=True).fill(caption)
+            page.get_by_label("Id", exact=True).fill(item_id)
+            page.get_by_role("button", name="Publish").click()
+
+        def caption() -> str:
+            item = studio.service.items.find("taken")
+            return "" if item is None else str(studio.service.items.caption(item))
+
+        publish("the first scarf", "taken")
+        page.get_by_role("button", name="Take it back", exact=True).wait_for()
+        publish("the second scarf", "taken")
+        page.get_by_role("alert").get_by_text("the first scarf").wait_for()
+        again = page.get_by_role("button", name="Replace it")
+        playwright.expect(again).to_be_focused()
+        studio.shoot(page, "taken")
+        assert caption() == "the first scarf"
+        page.get_by_label("Id", exact=True).fill("another")
+        playwright.expect(page.get_by_role("alert")).to_have_count(0)
+        publish("the second scarf", "taken")
+        page.get_by_role("alert").get_by_text("This id is taken").wait_for()
+        page.keyboard.press("Enter")
+        back = page.get_by_role("button", name="Take it back (what it replaced stays gone)")
+        back.wait_for()
+        assert caption() == "the second scarf"
+        page.get_by_label("Id", exact=True).fill("p01")
+        back.click()
+        page.get_by_text("neither it nor what it replaced").wait_for()
+        assert caption() == ""
+        assert studio.service.items.known("p01"), "what is in the field by then is another matter"
 
 
 def test_search_by_words_picture_posts_and_conditions(studio: Studio, tmp_path: Path) -> None:
@@ -240,7 +275,9 @@ def test_the_map_by_keyboard_and_pointer(studio: Studio) -> None:
 def test_health(studio: Studio) -> None:
     with opened(studio, studio.open_url, "#/health") as page:
         page.get_by_text("Ready", exact=True).wait_for()
-        assert studio.service.model_hash in page.locator(".facts").inner_text()
+        facts = page.locator(".facts").inner_text()
+        assert studio.service.model_hash in facts
+        assert re.search(r"Export\s+vectors\s+Index\s+faiss flat", facts)
         assert page.get_by_role("row", name=re.compile("^model")).count() == 1
         studio.shoot(page, "health")
 

@@ -100,7 +100,8 @@ function spark(values) {
 
 function facts(about) {
   return [
-    ["Run", about.run], ["Model", about.model], ["Feed", about.feed_hash], ["Reads", about.modalities.join(", ")],
+    ["Run", about.run], ["Export", about.vectors], ["Index", about.index],
+    ["Model", about.model], ["Feed", about.feed_hash], ["Reads", about.modalities.join(", ")],
     ["Vector", `${about.width} numbers`], ["History", `the last ${about.history_length} choices`],
     ["Users of the feed", count(about.users)], ["Filters on", about.attributes.join(", ") || "nothing"],
   ];

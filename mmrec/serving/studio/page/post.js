@@ -10,7 +10,7 @@ const DEPTH = 100;
 const PATIENCE = 900;
 
 export async function postView(root) {
-  const state = { caption: "", file: null, id: freshId(), published: false, answer: null };
+  const state = { caption: "", file: null, id: freshId(), published: null, over: null, answer: null };
   let aborter = null;
   let timer = 0;
   const result = h("div", { class: "inspected" });
@@ -22,11 +22,12 @@ export async function postView(root) {
   const soon = debounced(() => inspect(), 350);
   const changed = () => {
     publish.disabled = !state.file && !state.caption.trim();
-    if (state.published) ((state.published = false), publishing.replaceChildren(), (state.id = id.value = freshId()));
+    unask();
+    if (state.published) ((state.published = null), publishing.replaceChildren(), (state.id = id.value = freshId()));
     soon();
   };
   caption.addEventListener("input", () => ((state.caption = caption.value), changed()));
-  id.addEventListener("input", () => (state.id = id.value.trim()));
+  id.addEventListener("input", () => ((state.id = id.value.trim()), unask()));
   publish.addEventListener("click", () => put());
   const paste = (event) => drop.paste(event);
   addEventListener("paste", paste);
@@ -59,7 +60,7 @@ export async function postView(root) {
     const { signal } = (aborter = new AbortController());
     const [body, files] = content();
     if (!Object.keys(body).length) return nothing();
-    if (state.published) body.item_id = state.id;
+    if (state.published) body.item_id = state.published;
     result.setAttribute("aria-busy", "true");
     try {
       const answer = await ask("/v1/inspect", { ...body, k: 12, users: 8 }, { files, signal });
@@ -76,48 +77,72 @@ export async function postView(root) {
     return undefined;
   }
 
+  /** Take back the question whether what has this id may be replaced. */
+  function unask() {
+    if (state.over === null) return;
+    state.over = null;
+    publish.textContent = "Publish";
+    publishing.replaceChildren();
+  }
+
+  /** Ask whether a post may take the place of what has its id; a second click says so. */
+  function askOver(there, itemId) {
+    state.over = itemId;
+    publish.textContent = "Replace it";
+    publishing.replaceChildren(h("div", { class: "notice bad", role: "alert" }, h("strong", { text: "This id is taken" }), h("p", { text: `“${titleOf(there)}” is offered as ${itemId}. “Replace it” puts your post in its place for good; another id keeps both.` })));
+    publish.disabled = false;
+    publish.focus();
+  }
+
   async function put() {
     const [body, files] = content();
+    // Kept: what is in the field may be another one when this is taken back.
+    const itemId = state.id;
     publish.disabled = true;
     const before = state.answer;
     try {
-      await send("PUT", itemPath(state.id), body, { files });
-      state.published = true;
-      forgetCard(state.id);
-      await showAfter(before);
+      const [there] = (await ask("/v1/cards", { items: [itemId] })).results;
+      if (there?.offered && state.over !== itemId) return askOver(there, itemId);
+      const { created } = await send("PUT", itemPath(itemId), body, { files });
+      unask();
+      state.published = itemId;
+      forgetCard(itemId);
+      await showAfter(before, itemId, !created);
       await inspect();
     } catch (error) {
+      unask();
       publishing.replaceChildren(alertBox(error));
       publish.disabled = false;
     }
+    return undefined;
   }
 
   /** Show what publishing changed: the post's place in what is recommended to those who would like it. */
-  async function showAfter(before) {
+  async function showAfter(before, itemId, replaced) {
     const fans = before?.fans.slice(0, 5) ?? [];
     const rows = await Promise.all(fans.map(async (fan) => {
       const { results } = await ask("/v1/recommend", { user_id: fan.user_id, k: DEPTH });
-      const place = results.findIndex((entry) => String(entry.item_id) === state.id) + 1;
+      const place = results.findIndex((entry) => String(entry.item_id) === itemId) + 1;
       return [fan.user_id, place ? `rank ${place}` : `not in ${DEPTH}`];
     }));
-    const found = await ask("/v1/search", { items: [state.id], k: 1 });
-    const itself = String(found.results[0]?.item_id) === state.id;
-    const back = h("button", { class: "button", type: "button", text: "Take it back", on: { click: () => takeBack() } });
+    const found = await ask("/v1/search", { items: [itemId], k: 1 });
+    const itself = String(found.results[0]?.item_id) === itemId;
+    const back = h("button", { class: "button", type: "button", text: replaced ? "Take it back (what it replaced stays gone)" : "Take it back", on: { click: () => takeBack(itemId, replaced) } });
     publishing.replaceChildren(
       h("div", { class: "notice good", role: "status" }, h("strong", { text: "Published" }), h("p", { text: itself ? "Search finds it, and it is recommended like any other from now on." : "It is offered from now on." })),
-      rows.length > 0 && h("table", { class: "facts-table" }, h("caption", { text: "In what is recommended" }), h("thead", {}, h("tr", {}, ["User", "Before", "Now"].map((text) => h("th", { scope: "col", text })))), h("tbody", {}, rows.map(([user, now]) => h("tr", {}, h("th", { scope: "row", text: user }), h("td", { text: "not offered" }), h("td", { text: now }))))),
-      h("div", { class: "actions" }, back, h("a", { class: "button", href: `#/search?items=${encodeURIComponent(state.id)}`, text: "Search with it" })),
+      rows.length > 0 && h("table", { class: "facts-table" }, h("caption", { text: "In what is recommended" }), h("thead", {}, h("tr", {}, ["User", "Before", "Now"].map((text) => h("th", { scope: "col", text })))), h("tbody", {}, rows.map(([user, now]) => h("tr", {}, h("th", { scope: "row", text: user }), h("td", { text: replaced ? "what it replaced" : "not offered" }), h("td", { text: now }))))),
+      h("div", { class: "actions" }, back, h("a", { class: "button", href: `#/search?items=${encodeURIComponent(itemId)}`, text: "Search with it" })),
     );
-    say(`Published as ${state.id}.`);
+    say(`Published as ${itemId}.`);
   }
 
-  async function takeBack() {
+  async function takeBack(itemId, replaced) {
     try {
-      await send("DELETE", itemPath(state.id));
-      state.published = false;
-      forgetCard(state.id);
+      await send("DELETE", itemPath(itemId));
+      state.published = null;
+      forgetCard(itemId);
       state.id = id.value = freshId();
-      publishing.replaceChildren(h("p", { class: "quiet", role: "status", text: "Taken back: it is offered no more." }));
+      publishing.replaceChildren(h("p", { class: "quiet", role: "status", text: replaced ? "Taken back: neither it nor what it replaced is offered any more." : "Taken back: it is offered no more." }));
       publish.disabled = false;
       await inspect();
     } catch (error) {
