@@ -96,13 +96,12 @@ def export(
             names = [name.removeprefix("recall") for name in rows[0]]
             print_table("Recall of smaller vectors against full ones", names, [list(row.values()) for row in rows])
         return
-    from mmrec.commands.export import export_run
+    from mmrec.commands.export import export_run, remove_blocks
     from mmrec.commands.export_engine import EngineChoice
     from mmrec.commands.export_remote import export_to
     from mmrec.places import local_path
 
-    if engine == "ray" and blocks is None and local_path(out) is None:
-        blocks = f"{out.rstrip('/')}.blocks"
+    beside = f"{out.rstrip('/')}.blocks" if engine == "ray" and blocks is None and local_path(out) is None else None
     export = partial(
         export_run,
         run,
@@ -114,7 +113,7 @@ def export(
         only_new=only_new,
         users=users,
         with_map=with_map,
-        engine=EngineChoice(engine, blocks, workers, block_items),
+        engine=EngineChoice(engine, blocks or beside, workers, block_items),
         feed=feed,
         device=device,
         compute_dtype=compute_dtype,
@@ -122,6 +121,8 @@ def export(
         meter=progress,
     )
     summary = export_to(out, lambda folder: export(out=folder))
+    if beside is not None:
+        remove_blocks(beside)
     print_summary("Export", summary, as_json=as_json)
 
 

@@ -1,4 +1,7 @@
-"""Every part of mmrec and of its data tools that runs no encoder, one after the other on a feed of some size.
+"""Parts of mmrec and of its data tools that run no encoder, one after the other on a feed of some size.
+
+Left out are those that take long at a million items (indexes other than exact search) and those that ask one thing for
+every user, whose cost is a product of users and items.
 
 Runs in a process of its own; :mod:`benchmarks.grow` starts it.
 """
@@ -19,7 +22,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from benchmarks.evaluate import VectorScorer, random_cases
 from benchmarks.made_captions import Language, item_id
 from benchmarks.measure import extra_memory
 from data_tools.audit import audit
@@ -28,6 +33,7 @@ from data_tools.prepare import PrepareOptions, prepare
 from data_tools.split_choices import SplitChoices
 from data_tools.splits import write_split
 from mmrec.evaluation.baselines import standard_baselines
+from mmrec.evaluation.ranking import Setting, rank_cases
 from mmrec.feed.catalogue import Catalogue
 from mmrec.feed.histories import DAY_MS, Histories
 from mmrec.feed.items import ItemReader, Modality, optional_links
@@ -36,7 +42,9 @@ from mmrec.feed.splits import Split
 from mmrec.feed.trends import popularity_trends
 from mmrec.inference.export import read_vectors, write_vectors
 from mmrec.inference.vector_format import VectorFormat, WrittenVectors
+from mmrec.objectives.logsumexp import weighted_logsumexp
 from mmrec.preprocessing.views import IdTable
+from mmrec.search.index import ExactStore
 from mmrec.search.where import where_mask
 
 EVENTS_AN_ITEM = 2
@@ -45,7 +53,7 @@ DAYS = 100
 TOPICS = 100
 DIM = 64
 CASES = 64
-"""Cases that baselines answer: to answer all is a product of cases and items, whoever asks."""
+"""Cases that are answered, targets that are scored, questions that are asked: all of them would be a product with items."""
 ROWS_AT_ONCE = 100_000
 START = 1_700_000_000_000
 Result = TypeVar("Result")
@@ -114,7 +122,10 @@ class Parts:
             "load, look every id up": self.load,
             "training batches of an epoch": self.batches,
             f"baselines, {CASES} cases": self.baselines,
+            f"softmax over all items, {CASES} targets": self.softmax,
+            f"ranking, {CASES} cases": self.ranking,
             "vectors written, read, filtered": self.vectors,
+            f"exact search, {CASES} questions": self.search,
             "describe": lambda: describe(self._feed),
             "audit": lambda: audit(self._feed, splits=["timed"]),
         }
@@ -162,6 +173,26 @@ class Parts:
         for scorer in found.values():
             scorer.scores(np.arange(CASES))
 
+    def softmax(self) -> None:
+        """Take a step of the softmax over all items, which learn too."""
+        items, targets = torch.randn(self._count, DIM, requires_grad=True), torch.randn(CASES, DIM, requires_grad=True)
+        torch.autograd.backward(weighted_logsumexp(targets, items, chunk=8192).mean())
+
+    def ranking(self) -> None:
+        """Rank all items for a few cases."""
+        cases, histories = random_cases(CASES, self._count)
+        scorer = VectorScorer(torch.randn(CASES, DIM), torch.randn(self._count, DIM))
+        rank_cases(scorer, cases, histories, Setting("filtered", filter_seen=True))
+
+    def search(self) -> None:
+        """Search all vectors exactly."""
+        vectors = np.random.default_rng(0).standard_normal((self._count, DIM), dtype=np.float32)
+        ExactStore(vectors).search(vectors[:CASES], k=10)
+
+    @property
+    def _count(self) -> int:
+        return len(Catalogue.load(self._feed))
+
     def vectors(self) -> None:
         """Write vectors and attributes as an export does, read them again, filter."""
         attributes = Catalogue.load(self._feed).attributes
@@ -204,4 +235,5 @@ def _in_fork(run: Callable[[], Result]) -> Result:
 
 def main() -> None:
     """Take a folder and a number of items, print the costs as JSON."""
+    torch.set_num_threads(1)  # to start threads takes longer than what they do at the smallest sizes
     print(json.dumps([vars(cost) for cost in measure_parts(Path(sys.argv[1]), int(sys.argv[2]))]))

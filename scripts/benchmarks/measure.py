@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
@@ -83,7 +84,12 @@ def _short(value: float) -> str:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], object]], *, rounds: int, device: str = "cpu", warm_up: int = 1
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: str = "cpu",
+    warm_up: int = 1,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Time each side once a round, in turns whose order is reversed every other round.
 
@@ -92,6 +98,7 @@ def alternate(
         rounds: turns of each.
         device: a CUDA device is waited for.
         warm_up: turns that do not count.
+        before: done before every turn, and not timed.
 
     Returns:
         Seconds by name, one for each round.
@@ -100,6 +107,7 @@ def alternate(
     for number in range(warm_up + rounds):
         names = list(sides)[:: 1 if number % 2 == 0 else -1]
         for name in names:
+            before()
             wait(device)
             start = time.perf_counter()
             sides[name]()
@@ -124,7 +132,9 @@ def wait(device: str) -> None:
 def extra_memory(device: str) -> Iterator[dict[str, float]]:
     """Watch how far memory rises above where it was; ``found["mb"]`` holds it after the block.
 
-    On a CPU the resident memory of the process is read every few milliseconds by a thread.
+    On a CPU the resident memory of the process is read every few milliseconds by a thread.  What was freed before and is
+    used again does not show: free heap is given back first, as far as glibc does so, which leaves what other threads
+    freed.  A fresh process (:func:`benchmarks.processes.afresh`) has freed next to nothing.
     """
     found = {"mb": 0.0}
     if device.startswith("cuda"):
@@ -135,6 +145,8 @@ def extra_memory(device: str) -> Iterator[dict[str, float]]:
         torch.cuda.synchronize()
         found["mb"] = (torch.cuda.max_memory_allocated() - before) / 1e6
         return
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
     before, stop, peak = _resident(), threading.Event(), [0]
 
     def watch() -> None:
@@ -146,6 +158,7 @@ def extra_memory(device: str) -> Iterator[dict[str, float]]:
     try:
         yield found
     finally:
+        peak[0] = max(peak[0], _resident())  # of a block that was over before the first look
         stop.set()
         thread.join()
     found["mb"] = max(peak[0] - before, 0) / 1e6

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from benchmarks.encode import encode
 from benchmarks.evaluate import evaluate
+from benchmarks.export import export
 from benchmarks.grow import grow
 from benchmarks.measure import Row
 from benchmarks.memory import memory
@@ -36,6 +37,7 @@ PARTS: dict[str, Part] = {
     "softmax": softmax,
     "evaluate": evaluate,
     "score": score,
+    "export": export,
     "search": search,
     "grow": grow,
     "serve": serve,

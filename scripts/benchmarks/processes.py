@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,13 @@ RARER = 0.01
 may need."""
 NEW_SECONDS = 0.1
 """Age at which a child begins to count: between its fork and what it then runs, it seems to hold all that its parent does."""
+
+CALL = """
+import sys
+sys.path.insert(0, {scripts!r})
+from {module} import {name}
+print({name}(*sys.argv[1:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,25 @@ def run_python(code: str, *arguments: str) -> Finished:
     if process.returncode != 0:
         raise RuntimeError(errors)
     return Finished(output, seconds, peak / 1e6)
+
+
+def afresh(measure: Callable[..., float], *arguments: str, device: str) -> float:
+    """Return what a function of a module measures in a fresh process, or on a GPU here.
+
+    On a CPU memory that this process has freed and uses again would count as none; a GPU's allocator counts what is in use.
+
+    Args:
+        measure: takes ``arguments`` and the device.
+        arguments: texts.
+        device: where to compute.
+
+    Raises:
+        RuntimeError: the process failed; the message is what it wrote to stderr.
+    """
+    if device.startswith("cuda"):
+        return measure(*arguments, device)
+    code = CALL.format(scripts=str(Path(__file__).parents[1]), module=measure.__module__, name=measure.__name__)
+    return float(run_python(code, *arguments, device).output.splitlines()[-1])
 
 
 def watch(process: subprocess.Popen[str], *, pause: float = PAUSE) -> int:

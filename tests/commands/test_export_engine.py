@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +85,43 @@ class TestWithoutRay:
         export_run(tiny_run, out=tmp_path / "v", device="cpu")
         summary = export_run(tiny_run, out=tmp_path / "v", only_new=True, engine=EngineChoice("ray"), device="cpu")
         assert (summary["items encoded"], summary["blocks"]) == (0, 0)
+
+
+MEMORY = fsspec.filesystem("memory")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("folders", [True, False], ids=["folders", "as an object store has none"])
+class TestUrls:
+    @pytest.fixture(autouse=True)
+    def kind_of_place(self, folders: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not folders:
+            monkeypatch.setattr(type(MEMORY), "makedirs", lambda *args, **kwargs: None)
+
+    @staticmethod
+    def export(run: Path, url: str, *options: str) -> int:
+        asked = ["export", str(run), "--out", url, "--engine", "ray", "--device", "cpu", "--json", *options]
+        return CliRunner().invoke(app, asked).exit_code
+
+    def test_blocks_beside_it_go_when_it_is_whole(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        url = f"memory://{uuid.uuid4().hex}/v"
+        put = type(MEMORY).put_file
+
+        def breaks(*args: object) -> None:
+            raise OSError("the line is down")
+
+        monkeypatch.setattr(type(MEMORY), "put_file", breaks)
+        assert self.export(run, url) == 1
+        assert [path.endswith(".parquet") for path in MEMORY.find(f"{url}.blocks")].count(True) == 4
+        monkeypatch.setattr(type(MEMORY), "put_file", put)
+        assert self.export(run, url) == 0
+        assert MEMORY.exists(f"{url}/manifest.json")
+        assert not MEMORY.exists(f"{url}.blocks")
+
+    def test_blocks_that_were_asked_for_stay(self, run: Path) -> None:
+        place = f"memory://{uuid.uuid4().hex}"
+        assert self.export(run, f"{place}/v", "--blocks", f"{place}/v.blocks") == 0
+        assert [path.endswith(".parquet") for path in MEMORY.find(f"{place}/v.blocks")].count(True) == 4
 
 
 class TestRefusals:

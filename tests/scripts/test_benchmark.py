@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import benchmark
 import numpy as np
@@ -13,8 +17,11 @@ import pytest
 import torch
 from benchmarks.evaluate import VectorScorer, random_cases
 from benchmarks.made_feed import HM_LIKE, MadeFeed, batch_of, reader_of
-from benchmarks.measure import Row, alternate, ratios
-from benchmarks.softmax import bare_products
+from benchmarks.measure import Row, alternate, extra_memory, ratios
+from benchmarks.memory import extra_mb as step_mb
+from benchmarks.processes import afresh
+from benchmarks.softmax import bare_products, extra_mb
+from benchmarks.train import measure_waiting
 from field.evaluation import ranks_by_sorting
 from field.training import PaddedModel
 
@@ -91,6 +98,57 @@ def test_sides_take_turns_in_alternating_order() -> None:
     assert "".join(order) == "abbaabba"
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
     assert ratios([6.0, 8.0], [3.0, 2.0]) == (2.0, 4.0)
+
+
+def test_something_is_done_before_every_turn() -> None:
+    order: list[str] = []
+    sides = {name: lambda name=name: order.append(name) for name in "ab"}
+    alternate(sides, rounds=1, before=lambda: order.append("-"))
+    assert "".join(order) == "-a-b-b-a"
+
+
+class TestExtraMemory:
+    def test_what_was_freed_before_counts_when_it_is_used_again(self) -> None:
+        """Small blocks stay in the heap, where a block above them keeps them from being given back."""
+        freed = [np.ones(10_000) for _ in range(1000)]
+        above = np.ones(10_000)
+        del freed
+        with extra_memory("cpu") as memory:
+            used = [np.ones(10_000) for _ in range(1000)]
+        assert memory["mb"] > 70
+        assert len(used) + len(above) == 11_000
+
+    def test_a_call_is_measured_in_a_process_of_its_own(self) -> None:
+        """512 targets of one thread each have room for scores and probabilities, 512 x 1024 numbers each."""
+        assert 2 < afresh(extra_mb, "small", "bank", device="cpu") < 100
+        assert 2 < afresh(extra_mb, "small", "full", device="cpu") < 100
+
+    def test_a_step_that_keeps_everything_takes_more(self) -> None:
+        sliced, whole = (afresh(step_mb, "2048", at_once, device="cpu") for at_once in ("64", "0"))
+        assert 2 * sliced < whole
+
+
+def test_receiving_a_batch_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late:
+        def receive(self, device: torch.device) -> str:
+            time.sleep(0.03)
+            return f"batch on {device}"
+
+    def sent(batches: Iterator[int], device: torch.device) -> Iterator[Late]:
+        return (Late() for _ in batches)
+
+    monkeypatch.setattr(import_module("benchmarks.train"), "send_ahead", sent)
+    learnt: list[str] = []
+
+    def learn(batch: str) -> None:
+        learnt.append(batch)
+        time.sleep(0.01)
+
+    trial = SimpleNamespace(device=torch.device("cpu"), reader=None, batch=lambda number, reader: number, learn=learn)
+    (row,) = measure_waiting(trial, size="cpu", what="made")  # type: ignore[arg-type]
+    assert set(learnt) == {"batch on cpu"}
+    assert 0.5 < row.median < 0.95
+    assert row.met is False
 
 
 def test_the_fields_ranks_are_ours() -> None:

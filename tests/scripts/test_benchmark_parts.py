@@ -11,8 +11,9 @@ import torch
 from benchmarks import processes
 from benchmarks.bare_encoders import bare_image, bare_text
 from benchmarks.encode import SHAPES as ENCODE_SHAPES
-from benchmarks.encode import CaptionSide, ItemSide, captions_alone, encode, mixed_feed
-from benchmarks.grow import exponent, grow
+from benchmarks.encode import CaptionSide, ItemSide, captions_alone, encode, least, mixed_feed
+from benchmarks.export import Exporting, export
+from benchmarks.grow import LAST, exponent, grow
 from benchmarks.growing_parts import EVENTS_AN_ITEM, Parts, write_raw
 from benchmarks.made_run import TINY, MadeRun, make_run
 from benchmarks.measure import Row
@@ -48,7 +49,9 @@ def whole(rows: list[Row], part: str) -> list[Row]:
 
 
 def test_parts_are_found_by_name() -> None:
-    assert {"start", "prepare", "encode", "score", "search", "grow"} < set(PARTS)
+    asked = {"prepare", "encode", "train", "softmax", "evaluate", "score", "export", "search", "grow"}
+    assert asked < set(PARTS)
+    assert all(PARTS[name].__module__ == f"benchmarks.{name}" for name in PARTS)
 
 
 class TestProcesses:
@@ -156,6 +159,34 @@ class TestScore:
         assert floor.run().shape == (shapes.requests, shapes.candidates)
 
 
+class TestExport:
+    def test_row(self) -> None:
+        rows = whole(list(export(size="small", device="cpu", rounds=2)), "export")
+        assert [len(row.values) for row in rows] == [2]
+        assert all("60 captions" in row.what for row in rows)
+
+    def test_nothing_is_encoded_before_and_the_floor_runs_every_content(self, made: MadeRun, tmp_path: Path) -> None:
+        exporting = Exporting(made, tmp_path / "vectors", "cpu")
+        exporting.forget()
+        exporting.run()
+        assert (tmp_path / "vectors" / "manifest.json").is_file()
+        trunks = sorted(path.name for path in (made.feed / "trunks").iterdir())
+        assert len(trunks) == 2
+        networks = exporting.networks()
+        assert not (made.feed / "trunks").exists()
+        assert not (tmp_path / "vectors").exists()
+        networks.text()
+        networks.image()
+        exporting.run()
+        assert sorted(path.name for path in (made.feed / "trunks").iterdir()) == trunks
+
+    @pytest.mark.parametrize(
+        ("size", "device", "share"), [("cpu", "cpu", 0.95), ("gpu", "cuda:1", 0.9), ("small", "cpu", None)]
+    )
+    def test_what_is_asked_depends_on_the_device(self, size: str, device: str, share: float | None) -> None:
+        assert least(size, device) == share
+
+
 class TestSearch:
     def test_an_index_is_opened_asked_and_filtered(self) -> None:
         rows = whole(list(search(size="small", device="cpu", rounds=1, items=700)), "search")
@@ -198,7 +229,8 @@ class TestGrow:
         rows = whole(list(grow(size="small", device="cpu", rounds=1, sizes=(400, 800))), "grow")
         assert len(rows) == 2 * len(Parts(tmp_path).by_name)
         assert all(
-            list(row.details) in (["400 items s", "800 items s"], ["400 items MB", "800 items MB"]) for row in rows
+            list(row.details) == [f"400 items {unit}", f"800 items {unit}", LAST]
+            for row, unit in zip(rows, ["s", "MB"] * (len(rows) // 2), strict=True)
         )
 
     def test_a_feed_is_as_large_as_asked_for(self, tmp_path: Path) -> None:
