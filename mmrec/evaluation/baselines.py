@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ SHRINKAGE = 20.0
 REPEAT_BONUS = 2.0
 CONTENT_ITEMS = 5
 _BLOCK_EVENTS = 1 << 21
+_Weighted = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Keys and their weights."""
 
 
 class Popularity:
@@ -183,22 +185,30 @@ def neighbours(
         For each item its neighbours' rows, ascending, and their weights.
     """
     window = max(1, min(window, len(sequence) - 1))
-    keys: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-    weights: npt.NDArray[np.float64] = np.zeros(0)
+    parts: list[_Weighted] = []
     for start in range(0, len(sequence), _BLOCK_EVENTS):
         block = slice(start, start + _BLOCK_EVENTS + window)
         pairs = _pairs(sequence[block], users[block], None if instants is None else instants[block], num_items, window)
         codes, counts = np.unique(pairs, return_counts=True)
-        keys = np.concatenate([keys, codes // window])
-        weights = np.concatenate([weights, counts / (codes % window + 1)])
-        order = np.argsort(keys, kind="stable")
-        first_of = np.flatnonzero(np.diff(keys[order], prepend=-1))
-        weights = np.add.reduceat(weights[order], first_of) if len(first_of) else weights
-        keys = keys[order][first_of]
+        parts.append(_summed([(codes // window, counts / (codes % window + 1))]))
+        # Like the digits of a counter: a pair takes part in few merges, and not in one for each block that follows.
+        while len(parts) > 1 and 2 * len(parts[-1][0]) > len(parts[-2][0]):
+            parts[-2:] = [_summed(parts[-2:])]
+    keys, weights = _summed(parts)
     first, second = keys // num_items, keys % num_items
     weights = weights / (np.bincount(sequence, minlength=num_items)[first] + shrinkage)
     offsets = np.searchsorted(first, np.arange(num_items + 1)).astype(np.int64)
     return RaggedArray(second, offsets), RaggedArray(weights, offsets)
+
+
+def _summed(parts: Sequence[_Weighted]) -> _Weighted:
+    """Return the keys of some parts, ascending, each once, and the sums of their weights."""
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0)
+    keys, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(keys, kind="stable")
+    first_of = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    return keys[order][first_of], np.add.reduceat(weights[order], first_of) if len(first_of) else weights
 
 
 def _pairs(
