@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -122,6 +123,13 @@ def ratios(numerator: list[float], denominator: list[float]) -> tuple[float, ...
     return tuple(above / below for above, below in zip(numerator, denominator, strict=True))
 
 
+def give_free_memory_back() -> None:
+    """Let go of what nobody refers to, and give free heap back to the kernel, as far as glibc does so."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def wait(device: str) -> None:
     """Wait until a CUDA device has done what it was given."""
     if device.startswith("cuda"):
@@ -145,8 +153,7 @@ def extra_memory(device: str) -> Iterator[dict[str, float]]:
         torch.cuda.synchronize()
         found["mb"] = (torch.cuda.max_memory_allocated() - before) / 1e6
         return
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    give_free_memory_back()
     before, stop, peak = _resident(), threading.Event(), [0]
 
     def watch() -> None:

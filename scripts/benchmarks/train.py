@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from benchmarks.made_feed import HM_LIKE, ML1M_LIKE, Likeness, MadeFeed, batch_of, reader_of
-from benchmarks.measure import Row, alternate, ratios
+from benchmarks.measure import Row, alternate, give_free_memory_back, ratios
 from mmrec.ahead import ahead
 from mmrec.batch import HistoryBatch
 from mmrec.encoders.image import ImageEncoder
@@ -261,6 +261,9 @@ def train(*, size: str, device: str, rounds: int) -> Iterator[Row]:
                 yield from measure_step(trial, size=size, rounds=rounds, compiled=False, field=False)
                 compile_blocks(trial.model)
             yield from measure_step(trial, size=size, rounds=rounds, compiled=on_gpu, field=True)
+            # A case may take all the memory that a machine has, but not beside what the one before has left.
+            del trial
+            give_free_memory_back()
 
 
 def measure_step(trial: Trial, *, size: str, rounds: int, compiled: bool, field: bool) -> Iterator[Row]:
