@@ -96,9 +96,10 @@ def export(
             names = [name.removeprefix("recall") for name in rows[0]]
             print_table("Recall of smaller vectors against full ones", names, [list(row.values()) for row in rows])
         return
-    from mmrec.commands.export import export_run, remove_blocks
+    from mmrec.commands.export import export_run
     from mmrec.commands.export_engine import EngineChoice
     from mmrec.commands.export_remote import export_to
+    from mmrec.inference.block_store import BlockStore
     from mmrec.places import local_path
 
     beside = f"{out.rstrip('/')}.blocks" if engine == "ray" and blocks is None and local_path(out) is None else None
@@ -122,7 +123,7 @@ def export(
     )
     summary = export_to(out, lambda folder: export(out=folder))
     if beside is not None:
-        remove_blocks(beside)
+        BlockStore(beside, "").remove()
     print_summary("Export", summary, as_json=as_json)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from mmrec.commands.export_engine import EngineChoice
 from mmrec.encoders.compute import ComputeDtype
 from mmrec.errors import ArtifactError, RequestError
 from mmrec.feed.catalogue import Catalogue, restore_ids
-from mmrec.inference.block_store import BlockStore
 from mmrec.inference.embedding_table import EmbeddingTable, item_keys
 from mmrec.inference.export import EXPORT_VERSION, MANIFEST, STORED, VectorFolder, write_arrays, write_vectors
 from mmrec.inference.export_index import (
@@ -165,12 +163,6 @@ def export_run(
         **shown(about),
         **({} if laid_out is None else {"map": laid_out.told}),
     }
-
-
-def remove_blocks(place: str) -> None:
-    """Delete the blocks at a URL where nobody asked for them, once the export they were made for is whole."""
-    with suppress(FileNotFoundError):  # an object store has no empty folders: the place is gone with its last block
-        BlockStore(place, "").remove()
 
 
 def layout_of(recommender: Recommender, *, dim: int | None, precision: Precision, normalise: bool) -> VectorFormat:

@@ -11,6 +11,7 @@ import posixpath
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import fsspec
@@ -139,8 +140,9 @@ class BlockStore:
             if _FOLDER.fullmatch(posixpath.basename(str(path))):
                 system.rm(str(path), recursive=True)
         system.invalidate_cache(place)
-        if not system.ls(place, detail=False):
-            system.rmdir(place)
+        with suppress(FileNotFoundError):  # an object store has no empty folders: the place is gone with its last block
+            if not system.ls(place, detail=False):
+                system.rmdir(place)
 
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the file system, and the folder's path in it."""

@@ -76,15 +76,15 @@ class PostContents:
             if name not in attribute_names:
                 fix = near_names(name[:80], attribute_names)
                 raise RequestError("an attribute of the feed", got=repr(name[:80]), where="attributes", fix=fix)
-        unread = set[str]()
+        reads, unread = self.reads, set[str]()
         if self.vocabulary is not None:
             self.vocabulary.check(post.attributes)
             unread |= set() if self.vocabulary.encode(post.attributes) else {"attributes"}
-        present = tuple(name for name in post.present if name in self.reads and name not in unread)
+        present = tuple(name for name in post.present if name in reads and name not in unread)
         if not present:
             raise RequestError(
-                f"a post with {' or '.join(self.reads)}"
-                if self.reads
+                f"a post with {' or '.join(reads)}"
+                if reads
                 else "an item that training saw: the model knows ids alone",
                 got=f"a new post with {' and '.join(post.present)}",
             )

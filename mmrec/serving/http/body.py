@@ -106,7 +106,7 @@ def parse(text: bytes, schema: type[_Schema]) -> _Schema:
         raise ProblemError(422, "JSON", got=f"{error.msg} at character {error.pos}", where="the body") from None
     except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
         raise ProblemError(422, "JSON of ordinary depth and numbers", got="other", where="the body") from None
-    _check_text(value)
+    _check_values(value)
     return validated(value, schema)
 
 
@@ -147,7 +147,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_text(value: object) -> None:
+def _check_values(value: object) -> None:
     """Refuse half characters (lone surrogates), which no encoder, store or answer can hold, and more than there may be."""
     waiting, count = [value], 0
     while waiting:

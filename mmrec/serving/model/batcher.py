@@ -143,12 +143,12 @@ class Batcher(Generic[_Job, _Result]):
     def _work(self) -> None:
         self._begin()
         while taken := self._gather():
-            now = time.monotonic()
-            in_time = [entry.until() > now for entry in taken]
-            self._answer([(entry.job, entry.future) for entry, good in zip(taken, in_time, strict=True) if good])
-            for entry, good in zip(taken, in_time, strict=True):
-                if not good:
-                    entry.future.set_exception(too_late())
+            now, in_time, late = time.monotonic(), list[_Entry[_Job, _Result]](), list[_Entry[_Job, _Result]]()
+            for entry in taken:
+                (in_time if entry.until() > now else late).append(entry)
+            self._answer([(entry.job, entry.future) for entry in in_time])
+            for entry in late:
+                entry.future.set_exception(too_late())
 
     def _gather(self) -> list[_Entry[_Job, _Result]]:
         """Return the next jobs; none when there will be no more."""
