@@ -84,6 +84,18 @@ def set_aside_again() -> None:
         set_objects_aside()
 
 
+def use_plain_arrow_memory() -> None:
+    """Let Arrow take its memory where everything else does, so that what a service holds stays as it is.
+
+    Its own allocator keeps what tables of a start or a swap took, and asks for huge pages: the kernel fills the gaps in them
+    within minutes, and a service that does nothing seems to grow.  A choice in ARROW_DEFAULT_MEMORY_POOL is kept.
+    """
+    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        import pyarrow as pa  # the command line starts without it
+
+        pa.set_memory_pool(pa.system_memory_pool())
+
+
 def keep_freed_memory() -> None:
     """Start the process again with an allocator that keeps large freed blocks.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,3 +100,15 @@ class TestUninterrupted:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lambda: uninterrupted().__enter__()).result(10)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("chosen", "pool"), [(None, "system"), ("mimalloc", "mimalloc")])
+def test_arrow_takes_memory_from_the_system_unless_told_otherwise(chosen: str | None, pool: str) -> None:
+    name = "ARROW_DEFAULT_MEMORY_POOL"
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: chosen} if chosen else {})
+    code = (
+        "from mmrec.process import use_plain_arrow_memory; use_plain_arrow_memory(); import pyarrow as pa;"
+        "table = pa.array(range(10_000)); pool = pa.default_memory_pool(); print(pool.backend_name, pool.bytes_allocated() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [pool, "True"]

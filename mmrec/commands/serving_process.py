@@ -14,7 +14,7 @@ from mmrec.errors import MissingExtraError
 from mmrec.inference.export import VectorFolder
 from mmrec.inference.export_index import StoreKind
 from mmrec.notices import Meter, Notify, silent_meter
-from mmrec.process import set_objects_aside
+from mmrec.process import set_objects_aside, use_plain_arrow_memory
 from mmrec.serving.answers.service import Service
 from mmrec.serving.deployment.carry_over import restore
 from mmrec.serving.deployment.choice import base_of
@@ -69,6 +69,7 @@ def serve(
         ArtifactError: no run, no export, or two that do not belong together.
         ConfigError: a file without keys, or a store that cannot be reached.
     """
+    use_plain_arrow_memory()
     ring = None if plan.keys is None else KeyRing.load(plan.keys)
     folder = None if plan.models is None else ModelFolder(plan.models, feed=plan.feed)
     base_of(plan.vectors)  # before a store is made beside what is no export
