@@ -20,15 +20,18 @@ from mmrec.evaluation.calibration import (
     REPEAT_BONUS,
     TREND_WEIGHT,
     Calibration,
+    Measure,
+    Values,
     calibrated_metrics,
 )
-from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.evaluation.evaluate import validation_values
 from mmrec.evaluation.metrics import metric_names
+from mmrec.evaluation.ranking import Setting
 from mmrec.evaluation.settings import settings_of
 from mmrec.feed.ids import Ids
 from mmrec.feed.splits import Cases, Split
 from mmrec.inference.encoding import ModelScorer, encode_plain
-from mmrec.model.gather import gather_plain
+from mmrec.model.gather import gather_plain, gather_sizes
 from mmrec.model.item_encoder import ITEM_ID
 from mmrec.notices import Notify
 from mmrec.training.ranks import Ranks
@@ -40,7 +43,7 @@ METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@10", "hr@20", "ndcg@20")
 
 @dataclass(frozen=True)
 class Validation:
-    """Ranks the whole catalogue for the validation cases, and chooses what only that can teach.
+    """Ranks the whole catalogue for the validation cases, each rank for some of them, and chooses what only that can teach.
 
     Args:
         assembly: the model and its feed.
@@ -92,41 +95,58 @@ class Validation:
         return gathered(own), {name: gathered(vectors) for name, vectors in alone.items()}
 
     def _measure(self) -> dict[str, float]:
-        assembly, split, cases = self.assembly, self.split, self.cases
-        config, histories = assembly.config, assembly.histories
+        assembly, split = self.assembly, self.split
+        config, histories, ranks = assembly.config, assembly.histories, self.ranks
         names = tuple(dict.fromkeys([config.train.metric, *METRICS]))
-        first_seen = assembly.catalogue.first_seen
         setters, late = self._setters(), self._late_modalities()
         vectors, alone = self._encode(late)
 
-        def scorer(cases: Cases) -> ModelScorer:
-            return ModelScorer(
+        def measure(cases: Cases) -> Measure:
+            own = cases.take(np.arange(ranks.rank, len(cases), ranks.count))
+            scorer = ModelScorer(
                 assembly.model,
                 vectors,
                 histories,
-                cases,
+                own,
                 history_length=config.train.history_length,
                 device=assembly.device,
                 alone=alone,
                 signals=torch.from_numpy(self.ids.signals) if len(setters) > 1 else None,
             )
 
+            def measured(setting: Setting, names: Sequence[str]) -> Values:
+                first_seen = assembly.catalogue.first_seen
+                return self._of_all_ranks(
+                    validation_values(scorer, own, histories, setting, first_seen=first_seen, names=names)
+                )
+
+            return measured
+
         def questions(cases: Cases) -> Calibration:
-            return Calibration(
-                scorer(cases), cases, histories, split, setters=setters, names=names, first_seen=first_seen
-            )
+            return Calibration(measure(cases), settings_of(split, cases, histories), setters=setters, names=names)
 
         if config.objective.kind in VALUE_LOSSES:
-            headline = settings_of(split, cases, histories)[0]
-            return validation_metrics(scorer(cases), cases, histories, headline, first_seen=first_seen, names=names)
+            found = measure(self.cases)(settings_of(split, self.cases, histories)[0], names)
+            return {name: float(values.mean()) for name, values in found.items()}
         return calibrated_metrics(
-            questions(cases),
+            questions(self.cases),
             metric=config.train.metric,
             names=names,
             warm=None if split.calibration is None else questions(split.calibration),
             cold_cost=config.train.cold_cost,
             late_shares=config.model.late_shares,
         )
+
+    def _of_all_ranks(self, values: Values) -> Values:
+        """Return the metrics of the cases of all ranks, in the same order on each; a collective."""
+        ranks = self.ranks
+        if ranks.count == 1:
+            return values
+        own = torch.from_numpy(np.stack(list(values.values()), axis=1)).to(ranks.device)
+        sizes = gather_sizes(len(own), device=ranks.device)
+        if not any(sizes):
+            return values
+        return dict(zip(values, gather_plain(own, sizes).cpu().numpy().T, strict=True))
 
     def _late_modalities(self) -> tuple[str, ...]:
         """Return the modalities of which a share may be chosen: alone they must be something else than the whole."""

@@ -8,11 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from mmrec.evaluation.evaluate import validation_values
-from mmrec.evaluation.ranking import CaseScorer, Setting
-from mmrec.evaluation.settings import settings_of
-from mmrec.feed.histories import Histories
-from mmrec.feed.splits import Cases, Split
+from mmrec.evaluation.ranking import Setting
 
 REPEAT_BONUSES = (0.0, -20.0, -4.0, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Candidates for the repeat bonus, in units of the score (a logit under the softmax losses)."""
@@ -30,37 +26,31 @@ LATE_SHARE = "late_share_"
 """What the name of a modality's share begins with."""
 
 Values = Mapping[str, npt.NDArray[np.float64]]
+Measure = Callable[[Setting, Sequence[str]], Values]
+"""Asks some questions under a setting, with what is chosen at the moment: metrics by name, of shape (questions,)."""
 
 
 class Calibration:
     """Questions of one part of a split, and what has been chosen by them.
 
     Args:
-        scorer: the model, whose scores follow what is chosen.
-        cases: the questions.
-        histories: the feed's interactions.
-        split: whose part the cases are.
+        measure: asks them; its values follow what is chosen.
+        settings: under which they may be asked, the headline first.
         setters: name (``repeat_bonus``, ``trend_weight``, ``known_bonus``, ``late_share_`` and a modality) to what takes its
             value; where one is missing there is nothing to choose.
         names: metrics to measure.
-        first_seen: shape (items,), of the catalogue.
     """
 
     def __init__(
         self,
-        scorer: CaseScorer,
-        cases: Cases,
-        histories: Histories,
-        split: Split,
+        measure: Measure,
+        settings: Sequence[Setting],
         *,
         setters: Mapping[str, Callable[[float], object]],
         names: Sequence[str],
-        first_seen: npt.NDArray[np.int64],
     ) -> None:
-        self._scorer, self._cases, self._histories = scorer, cases, histories
-        self._setters, self._first_seen = setters, first_seen
+        self._measure, self.settings, self._setters = measure, settings, setters
         self._names = tuple(dict.fromkeys([*names, *COST_METRICS]))
-        self.settings = settings_of(split, cases, histories)
         self.chosen: dict[str, float] = {}
         self._measured: dict[tuple[object, ...], Values] = {}
         for name in setters:
@@ -92,14 +82,7 @@ class Calibration:
         # What has been chosen so far is asked about again, as the next choice's first candidate and at the end.
         key = (setting, *self.chosen.items())
         if key not in self._measured:
-            self._measured[key] = validation_values(
-                self._scorer,
-                self._cases,
-                self._histories,
-                setting,
-                first_seen=self._first_seen,
-                names=self._names,
-            )
+            self._measured[key] = self._measure(setting, self._names)
         return self._measured[key]
 
     def choose_best(self, name: str, candidates: Sequence[float], setting: Setting, *, metric: str) -> None:

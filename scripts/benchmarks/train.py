@@ -45,8 +45,8 @@ BATCHES = 3
 """Different batches that the sides cycle through."""
 PER_ROUND = 2 * BATCHES
 """Steps of ours, and of the encoders alone, in a round."""
-AT_ONCE = {"cpu": 512, "cuda": 64}
-"""Users whose padded slots the field encodes at once: beyond, their activations do not fit on a card."""
+AT_ONCE = {"cpu": 4_096, "cuda": 6_528}
+"""Padded slots that the field encodes at once: beyond, their activations do not fit on a card, or in 24 GB."""
 PEAK_SHARE = 0.45
 MOST_WAITING = 0.02
 WARM_UP, STEPS = 3, 6
@@ -211,7 +211,7 @@ class Trial:
         return counter.get_total_flops() / BATCHES
 
     def padded_step(self, number: int, *, negatives: Negatives) -> None:
-        """Take a step as the field takes it, over the same users; as many at once as a card has room for."""
+        """Take a step as the field takes it, over the same users; as many at once as there is room for."""
         slots = self.feed.likeness.length + 1
         generator = np.random.default_rng(number)
         rows = np.full((self.shapes.users, slots * (2 if negatives == "one" else 1)), -1, np.int64)
@@ -219,7 +219,7 @@ class Trial:
             row[slots - len(items) : slots] = items
             if negatives == "one":
                 row[2 * slots - len(items) :] = generator.integers(0, self.feed.likeness.items, len(items))
-        at_once = AT_ONCE[self.device.type]
+        at_once = AT_ONCE[self.device.type] // rows.shape[1]
         for part in torch.split(torch.from_numpy(rows).to(self.device), at_once):
             flat = part.flatten()
             captions, pictures = self.padded_captions[flat], self.pictures[flat.clamp(min=0)]

@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmrec.evaluation import calibration
-from mmrec.evaluation.calibration import Calibration, calibrated_metrics
+from mmrec.evaluation.calibration import Calibration, Measure, calibrated_metrics
+from mmrec.evaluation.evaluate import validation_values
 from mmrec.evaluation.ranking import CaseScorer
+from mmrec.evaluation.settings import settings_of
 from mmrec.feed.histories import Histories
 from mmrec.feed.splits import Cases, Kind, Split
 from tests.evaluation.toys import cases_of, histories_of, split_of
@@ -42,15 +44,16 @@ class Toy:
         return Answers(self, cases, histories)
 
     def asked(self, cases: Cases, histories: Histories, split: Split) -> Calibration:
-        return Calibration(
-            self.answers(cases, histories),
-            cases,
-            histories,
-            split,
-            setters=self.setters,
-            names=["ndcg@10", "hr@1"],
-            first_seen=np.zeros(ITEMS, dtype=np.int64),
-        )
+        measure = measuring(self.answers(cases, histories), cases, histories)
+        settings = settings_of(split, cases, histories)
+        return Calibration(measure, settings, setters=self.setters, names=["ndcg@10", "hr@1"])
+
+
+def measuring(scorer: CaseScorer, cases: Cases, histories: Histories) -> Measure:
+    first_seen = np.zeros(ITEMS, dtype=np.int64)
+    return lambda setting, names: validation_values(
+        scorer, cases, histories, setting, first_seen=first_seen, names=names
+    )
 
 
 class Answers:
@@ -97,13 +100,10 @@ def test_shares_of_modalities_are_judged_by_what_is_new(kind: Kind) -> None:
             return super().scores(cases) + sum(shares[name] * raised[name] for name in shares)
 
     asked = Calibration(
-        Mixed(toy, cases, histories),
-        cases,
-        histories,
-        split_of(histories, cases, kind=kind),
+        measuring(Mixed(toy, cases, histories), cases, histories),
+        settings_of(split_of(histories, cases, kind=kind), cases, histories),
         setters=toy.setters | {name: partial(shares.__setitem__, name) for name in raised},
         names=["ndcg@10"],
-        first_seen=np.zeros(ITEMS, dtype=np.int64),
     )
     found = calibrated_metrics(asked, metric="ndcg@10", names=["ndcg@10"], cold_cost=None, late_shares=(0.5, 1.0))
     assert shares == {"late_share_text": 0.5, "late_share_image": 0.0}

@@ -22,10 +22,12 @@ import torch
 from mmrec.assembly import Assembly, assemble, choose_device
 from mmrec.batch import ItemBatch, Parts
 from mmrec.build_training import build_loader, build_loss
+from mmrec.commands import validation
 from mmrec.commands.train import check_settings, train_run, training_ids
 from mmrec.config import Config
 from mmrec.config_file import load_config
 from mmrec.encoders import buckets
+from mmrec.feed.splits import Cases
 from mmrec.model.item_encoder import ItemEncoder
 from mmrec.training.accelerator import open_accelerator
 from mmrec.training.loop import _Training
@@ -215,6 +217,17 @@ def hide_first_modality() -> None:
         ItemEncoder._visible_parts = hidden  # type: ignore[method-assign]
 
 
+def count_questions(out: Path) -> None:
+    """Write how many questions each rank answers in a validation."""
+    values = validation.validation_values
+
+    def counted(scorer: object, cases: Cases, *args: object, **settings: object) -> object:
+        (out / f"questions-{rank_here()}.txt").write_text(str(len(cases)))
+        return values(scorer, cases, *args, **settings)  # type: ignore[arg-type]
+
+    validation.validation_values = counted  # type: ignore[assignment]
+
+
 def rank_here() -> int:
     """Return this process's rank."""
     return int(os.environ["RANK"])
@@ -266,23 +279,26 @@ def main(folder: Path, feed: Path, config: Config) -> None:
     # First, so that both ranks fill the caches of the trunks at once.
     endings["steps"] = [pair(lambda: compare_steps(plain, feed, folder))]
     endings["one"] = [pair(training("one", plain), ranks=1)]
-    endings["two"] = [pair(training("two", plain))]
+    endings["two"] = [pair(prepared("two", lambda: count_questions(folder), settings=plain))]
     endings["dropout"] = [pair(training("dropout", config))]
     for name, act, rank in (("killed", die, 1), ("first_killed", die, 0), ("interrupted", press, 1)):
         endings[name] = [pair(sabotaged(name, act, rank=rank)), pair(training(name, config, resume=True))]
     live = tuned(plain)
     shared = changed(live, train={"shard_encoders": True})
     endings["live"] = [pair(training("live", live), ranks=1)]
-    endings["sharded"] = [pair(training("sharded", shared))]
+    # A checkpoint puts all shares together: only who goes on from one needs those of every other step.
+    at_the_end = changed(shared, train={"checkpoint_steps": 1000})
+    endings["sharded"] = [pair(training("sharded", at_the_end))]
     endings["sharded_interrupted"] = [
         pair(sabotaged("sharded_interrupted", press, rank=1, settings=shared)),
         pair(training("sharded_interrupted", shared, resume=True)),
     ]
     endings["caption_by_caption"] = [
-        pair(prepared("caption_by_caption", lambda: caption_by_caption(folder), settings=shared))
+        pair(prepared("caption_by_caption", lambda: caption_by_caption(folder), settings=at_the_end))
     ]
-    for name, settings in (("hidden", live), ("hidden_sharded", shared)):
-        brief = changed(settings, train={"epochs": 1})
+    for name, settings in (("hidden", live), ("hidden_sharded", at_the_end)):
+        # One question leaves the second rank none.
+        brief = changed(settings, train={"epochs": 1, "validation_cases": 1})
         endings[name] = [pair(prepared(name, hide_first_modality, settings=brief))]
     endings["fewer"] = [
         pair(sabotaged("fewer", press, rank=0, settings=plain)),

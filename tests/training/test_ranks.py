@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmrec.storage import read_json
 from mmrec.training.checkpoint import checkpoints
-from tests.tiny_run import TinyEncoders, TinyFeed, changed, tiny_config, write_config
+from tests.tiny_run import NUM_USERS, TinyEncoders, TinyFeed, changed, tiny_config, write_config
 from tests.training.rank_runs import STEP_CASES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -72,6 +72,10 @@ def test_a_run_is_that_of_one_process(runs: Path) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
     for alone, shared in zip(metrics(runs / "one"), metrics(runs / "two"), strict=True):
         assert alone == pytest.approx(shared, rel=1e-3, abs=1e-4)
+
+
+def test_ranks_share_the_questions_of_a_validation(runs: Path) -> None:
+    assert [int((runs / f"questions-{rank}.txt").read_text()) for rank in (0, 1)] == [NUM_USERS // 2] * 2
 
 
 @pytest.mark.parametrize("name", ["killed", "first_killed", "interrupted"])
