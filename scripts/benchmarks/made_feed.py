@@ -30,6 +30,7 @@ class Likeness:
         mean_events: mean events of a user before the cut (geometric).
         exponent: of the Zipf law of popularity.
         mean_tokens: of a caption.
+        name: how rows call it.
     """
 
     items: int
@@ -37,10 +38,11 @@ class Likeness:
     mean_events: float
     exponent: float
     mean_tokens: int
+    name: str = "made"
 
 
-HM_LIKE = Likeness(items=7_200, length=20, mean_events=9.0, exponent=0.8, mean_tokens=33)
-ML1M_LIKE = Likeness(items=3_400, length=50, mean_events=165.0, exponent=0.9, mean_tokens=50)
+HM_LIKE = Likeness(items=7_200, length=20, mean_events=9.0, exponent=0.8, mean_tokens=33, name="hm-like")
+ML1M_LIKE = Likeness(items=3_400, length=50, mean_events=165.0, exponent=0.9, mean_tokens=50, name="ml1m-like")
 
 
 @dataclass(frozen=True)

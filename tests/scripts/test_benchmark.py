@@ -124,7 +124,7 @@ class TestExtraMemory:
         assert 2 < afresh(extra_mb, "small", "full", device="cpu") < 100
 
     def test_a_step_that_keeps_everything_takes_more(self) -> None:
-        sliced, whole = (afresh(step_mb, "2048", at_once, device="cpu") for at_once in ("64", "0"))
+        sliced, whole = (afresh(step_mb, "512", at_once, device="cpu") for at_once in ("32", "0"))
         assert 2 * sliced < whole
 
 
