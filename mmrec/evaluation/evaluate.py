@@ -27,20 +27,6 @@ LIST_LENGTH = 10
 LIGHT_METRICS = ("ndcg@10", "hr@10", "mrr@10", "recall@10")
 
 
-def validation_metrics(
-    scorer: CaseScorer,
-    cases: Cases,
-    histories: Histories,
-    setting: Setting,
-    *,
-    first_seen: npt.NDArray[np.int64] | None = None,
-    names: Sequence[str] = LIGHT_METRICS,
-) -> dict[str, float]:
-    """Return the means of :func:`validation_values`."""
-    values = validation_values(scorer, cases, histories, setting, first_seen=first_seen, names=names)
-    return {name: float(found.mean()) for name, found in values.items()}
-
-
 def validation_values(
     scorer: CaseScorer,
     cases: Cases,

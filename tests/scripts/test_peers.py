@@ -19,7 +19,7 @@ from peers.table import markdown
 
 from mmrec.errors import ArtifactError, ConfigError, FeedError
 from mmrec.evaluation.comparison import compare
-from mmrec.evaluation.evaluate import validation_metrics
+from mmrec.evaluation.evaluate import validation_values
 from mmrec.evaluation.settings import settings_of
 from mmrec.run_folder import RunFolder
 from tests.feeds import write_feed
@@ -104,7 +104,7 @@ def test_a_runners_own_validation_is_the_librarys(data: Path) -> None:
             return torch.from_numpy(scores[chosen])
 
     setting = settings_of(split, cases, histories)[0]
-    expected = validation_metrics(Given(), cases, histories, setting)["ndcg@10"]
+    expected = validation_values(Given(), cases, histories, setting)["ndcg@10"].mean()
     assert read.ndcg(read.validation, lambda chosen: scores[chosen]) == pytest.approx(expected, abs=1e-12)
 
 
@@ -113,11 +113,11 @@ def test_a_peer_is_judged_as_mmrec_judges_the_same_scores(data: Path, plan: Plan
     run = data / "runs" / "ease-seed0"
     _, histories, split = load_split(data)
     setting = settings_of(split, split.test, histories)[0]
-    expected = validation_metrics(BlockScorer(run), split.test, histories, setting)
+    expected = validation_values(BlockScorer(run), split.test, histories, setting)
     row = report.headline.rows[0]
     assert report.headline.name == setting.name
-    for name, value in expected.items():
-        assert row.metrics[name].mean == pytest.approx(value, abs=1e-12)
+    for name, values in expected.items():
+        assert row.metrics[name].mean == pytest.approx(values.mean(), abs=1e-12)
     result = json.loads((run / "result.json").read_text())
     assert (result["ended"], result["seed"], result["threads"]) == ("closed form", 0, 1)
     assert result["versions"]["numpy"] == np.__version__

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import uvicorn
 from threadpoolctl import ThreadpoolController
@@ -202,6 +203,24 @@ def test_while_it_serves_products_of_numpys_take_one_thread(
         serve_run(tiny_run, vectors=served_vectors, data=tmp_path / "data", port=0)
     (numbers,) = found
     assert numbers <= {1}
+
+
+def test_while_it_serves_arrow_takes_its_memory_from_the_system(
+    tiny_run: Path, served_vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda server, sockets: found.append(pa.default_memory_pool().backend_name)
+    )
+    monkeypatch.setattr("mmrec.commands.serving_process.set_objects_aside", lambda: None)
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.mimalloc_memory_pool())
+    try:
+        serve_run(tiny_run, vectors=served_vectors, data=tmp_path / "data", port=0)
+    finally:
+        pa.set_memory_pool(before)
+    assert found == ["system"]
 
 
 def test_answers_are_sent_at_once() -> None:
