@@ -32,6 +32,8 @@ MOST_TIME = 1.15
 MOST_MILLISECONDS = 20.0
 NEW_SHARE = 0.2
 HISTORY = 20
+ADDED = 20_000
+"""Numbers that a bare loop adds to find out how fast it is."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,14 @@ def score(*, size: str, device: str, rounds: int) -> Iterator[Row]:
         for percent, target in ((50, None), (99, asked_of)):
             value = float(np.percentile(beyond, percent))
             yield Row("score", f"p{percent} of {what}", (value,), "at most", target, unit="ms", details=percentiles)
+        loops = bare_loops(float(np.percentile(beyond, 50)), shapes.calls)
+        yield Row(
+            "score",
+            f"p99 of a bare loop as long as the p50 of {what}",
+            (float(np.percentile(loops, 99)),),
+            unit="ms",
+            details={"p50": float(np.percentile(loops, 50)), "longest": float(loops.max())},
+        )
 
 
 def single_requests(
@@ -223,3 +233,16 @@ def single_requests(
         if call >= 0:
             whole[call], alone[call] = 1e3 * (middle - start), 1e3 * (end - ready)
     return whole - alone, whole
+
+
+def bare_loops(milliseconds: float, calls: int) -> npt.NDArray[np.float64]:
+    """Time a loop that only adds numbers, each time as many as take about so long at best; milliseconds."""
+
+    def add(numbers: int) -> float:
+        start, total = time.perf_counter(), 0
+        for number in range(numbers):
+            total += number
+        return 1e3 * (time.perf_counter() - start)
+
+    numbers = round(ADDED * milliseconds / min(add(ADDED) for _ in range(5)))
+    return np.array([add(numbers) for _ in range(calls)])

@@ -144,6 +144,10 @@ class TestScore:
         assert rows[0].values == (1.0,)
         shapes = SCORE_SHAPES["small"]
         assert rows[0].details == {"distinct contents": 2 * shapes.new_posts, "new posts named": shapes.requests * 8}
+        assert [row.what.split(" of ")[:2] for row in rows[-2:]] == [
+            ["p99", "a request"],
+            ["p99", "a bare loop as long as the p50"],
+        ]
 
     def test_requests_hold_every_new_post_and_the_floor_does_the_same_work(self, made: MadeRun) -> None:
         shapes = SCORE_SHAPES["small"]
