@@ -23,12 +23,11 @@ check: $(STAMP)
 	MYPYPATH=scripts $(BIN)/mypy -p benchmarks -p field -p peers
 	$(BIN)/python -m pytest -q tests/test_rules.py
 
-# Files are begun in the order of collection: slow ones first (tests/conftest.py), not those with the most tests.
 # Bytecode is kept whatever the environment says: each process would compile all modules, checks of types and all, anew.
 check test: export PYTHONDONTWRITEBYTECODE =
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh

@@ -30,12 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.import_plugin(name)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with something slow first: one that is begun last leaves the other processes without work."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 # A machine with other work is no reason to fail.
 settings.register_profile("mmrec", deadline=None)
 settings.load_profile("mmrec")

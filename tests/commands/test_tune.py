@@ -412,7 +412,6 @@ class TestWorkers:
         with pytest.raises(ConfigError, match=r"its own workers, got 2 under a launcher.*--workers"):
             tuning(1)
 
-    @pytest.mark.slow
     def test_share_the_trials_and_stop_together(
         self, tuning: Tuning, play: Play, monkeypatch: pytest.MonkeyPatch
     ) -> None:

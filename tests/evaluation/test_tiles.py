@@ -103,7 +103,6 @@ def assert_same(found: Ranks, expected: Ranks) -> None:
     crowd=st.sampled_from([0, 1 << 13]),
     pending=st.sampled_from([0, 1 << 16]),
 )
-@pytest.mark.slow
 def test_equals_rows(
     seed: int,
     num_items: int,

@@ -36,7 +36,6 @@ def base_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.slow
 def test_variants_are_trained_and_compared_in_pairs(
     base_run: Path,
     tiny_feed: TinyFeed,

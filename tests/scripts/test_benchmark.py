@@ -30,7 +30,6 @@ from mmrec.evaluation.ranking import Setting, rank_cases
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_small_benchmark_prints_every_row_and_writes_it(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "softmax", "evaluate"]
@@ -47,7 +46,6 @@ def test_small_benchmark_prints_every_row_and_writes_it(tmp_path: Path) -> None:
     assert [row["median"] for row in exact] == [1.0]
 
 
-@pytest.mark.slow
 def test_training_is_measured_in_every_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +138,6 @@ class TestExtraMemory:
         assert 2 < afresh(extra_mb, "small", "bank", device="cpu") < 100
         assert 2 < afresh(extra_mb, "small", "full", device="cpu") < 100
 
-    @pytest.mark.slow
     def test_a_step_that_keeps_everything_takes_more(self) -> None:
         sliced, whole = (afresh(step_mb, "512", at_once, device="cpu") for at_once in ("32", "0"))
         assert 2 * sliced < whole

@@ -229,7 +229,6 @@ class TestGrow:
         assert exponent(sizes, [0.1, 0.2, 0.3], least=1.0) == pytest.approx(0, abs=1e-9)
         assert exponent(sizes, [n * np.log(n) for n in sizes], least=1.0) == pytest.approx(1.088, abs=0.001)
 
-    @pytest.mark.slow
     def test_every_part_is_run_at_every_size(self, tmp_path: Path) -> None:
         rows = whole(list(grow(size="small", device="cpu", rounds=1, sizes=(400, 800))), "grow")
         assert len(rows) == 2 * len(Parts(tmp_path).by_name)

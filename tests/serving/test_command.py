@@ -119,7 +119,6 @@ def ended_amid_a_request(process: Process, bearer: dict[str, str]) -> int:
     return answer.status
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_it_loses_nothing_that_it_acknowledged(
     tiny_run: Path, served_vectors: Path, tmp_path: Path, processes: list[Process]
 ) -> None:

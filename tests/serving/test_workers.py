@@ -86,7 +86,6 @@ def process(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not show its processes")
 class TestWorkers:
-    @pytest.mark.slow
     def test_what_one_takes_in_the_others_offer_within_moments(self, process: Process) -> None:
         one, other = lines_to_each(process)
         for number in range(3):
@@ -130,7 +129,6 @@ class TestWorkers:
         until(lambda: model(one) == model(other) == first)
         assert one.ask("GET", "/v1/items/after")[0] == 200
 
-    @pytest.mark.slow
     def test_who_is_killed_loses_nothing_one_worker_first_then_all(self, process: Process) -> None:
         acknowledged: Counter[str] = Counter()
         stop = threading.Event()

@@ -48,7 +48,6 @@ def complaints(runs: Path) -> str:
     return log.read_text() if log.exists() else ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", STEP_CASES)
 def test_loss_and_gradients_are_those_of_one_process(runs: Path, name: str) -> None:
     ranks = [read_json(runs / f"steps-{rank}.json")[name] for rank in (0, 1)]

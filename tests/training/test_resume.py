@@ -46,7 +46,6 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in record.items() if name not in TIMINGS} for record in records]
 
 
-@pytest.mark.slow
 def test_uninterrupted_run_did_something(runs: Path) -> None:
     folder = runs / "uninterrupted"
     assert json.loads((folder / "endings.json").read_text()) == ["finished"]

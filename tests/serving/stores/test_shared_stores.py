@@ -39,7 +39,6 @@ def process(
         started.end(signal.SIGKILL)
 
 
-@pytest.mark.slow
 @WITHOUT_POSTGRES
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not show its processes")
 def test_postgres_serves_two_processes_one_of_which_is_killed(process: Process) -> None:
